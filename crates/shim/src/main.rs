@@ -1,0 +1,2 @@
+//! The shim program.
+fn main() {}

@@ -1,1 +1,66 @@
-//! model.
+//! The nouns of Plimsoll and their invariants.
+//!
+//! What it is: plain values for pools, hosts, workloads, images and principals; their validated names; their stored
+//! form. What it is not: there is no I/O, no clock, no randomness and no async here, and no foreign word (Docker's or
+//! Kubernetes') beyond what OCI itself uses.
+//!
+//! Start at [`object::Object`], the closed set of everything that is stored, then [`workload::WorkloadSpec`].
+//!
+//! What always holds: a value of a validated type (an id, a name, a digest) has been checked; stored forms are
+//! versioned and migrate forward on read ([`stored`]).
+
+pub mod host;
+pub mod id;
+pub mod image;
+pub mod object;
+pub mod pool;
+pub mod principal;
+pub mod resources;
+pub mod stored;
+pub mod workload;
+
+pub use host::{Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
+pub use id::{
+    Digest, HostId, Id, ImageId, InvalidId, Name, PoolId, PrincipalId, TokenId, WorkloadId,
+};
+pub use image::{Image, ImageConfig, ImageContent, ImageReference, Layer, Platform};
+pub use object::{Key, Kind, Object};
+pub use pool::{Pool, PoolPolicy};
+pub use principal::{AccessToken, Binding, Principal, Role};
+pub use resources::{Capacity, CpuMillis, MemoryBytes};
+pub use workload::{
+    DesiredState, Phase, RestartPolicy, TaskSpec, TaskStatus, Workload, WorkloadSpec,
+};
+
+/// A moment, in milliseconds since the Unix epoch, UTC.
+///
+/// The model has no clock of its own: callers pass the time in.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// This moment plus `millis` milliseconds.
+    #[must_use]
+    pub fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+}

@@ -1,0 +1,138 @@
+//! Hosts: machines that run an agent, what they must run, and what they say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Capacity, DesiredState, HostId, Image, ImageId, Name, PoolId, TaskStatus, Timestamp, TokenId,
+    WorkloadId, WorkloadSpec,
+};
+
+/// A machine that runs an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Identity for life; the subject of its certificate.
+    pub id: HostId,
+    /// Unique in the installation.
+    pub name: Name,
+    /// Failure domain; fixed.
+    #[serde(default)]
+    pub zone: String,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether nothing new is placed on it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// SHA-256 of its current client certificate (DER), hexadecimal.
+    pub certificate_sha256: String,
+    /// That of the certificate before, accepted until the new one is first used.
+    #[serde(default)]
+    pub previous_certificate_sha256: Option<String>,
+    /// What it last said of itself.
+    #[serde(default)]
+    pub status: HostStatus,
+    /// When it joined.
+    pub joined_at: Timestamp,
+}
+
+/// What a host last said of itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostStatus {
+    /// Whether a link to it is open.
+    pub connected: bool,
+    /// When a link was last known to be open.
+    pub last_seen: Option<Timestamp>,
+    /// Machine and system.
+    pub facts: HostFacts,
+    /// Images that are complete on it.
+    pub images: BTreeSet<ImageId>,
+}
+
+/// Machine and system of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostFacts {
+    /// All it has, before the reserve.
+    pub capacity: Capacity,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// CPU architecture in Go's words, for example `amd64`.
+    pub architecture: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Name of the distribution.
+    pub os: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// `v1`, `hybrid` or `v2`.
+    pub cgroup: String,
+    /// Changes with every boot.
+    pub boot_id: String,
+    /// Address others reach it at.
+    pub address: String,
+    /// OCI runtimes that can be named.
+    pub runtimes: Vec<String>,
+}
+
+/// A one-time right to join. The token shown to the operator also carries the hash of the CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Public part.
+    pub id: TokenId,
+    /// SHA-256 of the secret part, hexadecimal.
+    pub secret_sha256: String,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// The host that used it; a used token is kept until it expires so that reuse can be told from forgery.
+    #[serde(default)]
+    pub used_by: Option<HostId>,
+}
+
+/// Everything a host must run: a whole document with a number.
+///
+/// A host takes a document only if its generation is higher than the one it has; the same generation with other
+/// content is an error.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostDesired {
+    /// Number of this document; grows with each change.
+    pub generation: u64,
+    /// Workloads placed on the host.
+    pub workloads: BTreeMap<WorkloadId, Arc<HostWorkload>>,
+    /// Images no pool knows any more; deleted unless a task still uses them.
+    pub drop_images: BTreeSet<ImageId>,
+}
+
+/// A workload as its host needs it: with names, pool and image resolved, so that no choice is left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostWorkload {
+    /// Identity.
+    pub id: WorkloadId,
+    /// The pool, for its cgroup subtree.
+    pub pool: PoolId,
+    /// The pool's name, for people.
+    pub pool_name: Name,
+    /// Name in its pool.
+    pub name: Name,
+    /// What it is made of.
+    pub spec: WorkloadSpec,
+    /// Which content its root is made of, and where it can be had.
+    pub image: Image,
+    /// What is wanted of it.
+    pub desired: DesiredState,
+    /// The run that is wanted.
+    pub run: u64,
+}
+
+/// What a host reports of one workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadReport {
+    /// Which.
+    pub id: WorkloadId,
+    /// What was observed; `None`: nothing of it is left on the host.
+    pub status: Option<TaskStatus>,
+}

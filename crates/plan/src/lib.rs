@@ -1,1 +1,12 @@
-//! plan.
+//! Every decision, cluster-wide and host-local.
+//!
+//! Pure: functions from values (snapshot, now, seed) to values (changes, report of why). No I/O, no clock, no
+//! randomness of its own, no async.
+//!
+//! Start at [`place`] for where a workload goes, [`admit`] for whether it may exist, [`lower`] for what its host is
+//! told, [`steps`] for what a host does next.
+
+pub mod admit;
+pub mod lower;
+pub mod place;
+pub mod steps;

@@ -1,0 +1,294 @@
+//! What the agent asks of Linux: tasks, images, network. Owned here, implemented in `drivers`.
+//!
+//! What always holds: every method can be repeated after a crash at any point and ends in the same state; nothing is
+//! removed because it is merely unknown; methods that take long can be cancelled by dropping their future.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use model::workload::{NetworkStatus, Resources};
+use model::{Digest, HostWorkload, Image, ImageId, TaskStatus, Timestamp, WorkloadId};
+use tokio::sync::{broadcast, mpsc};
+use wire::link::{
+    ErrorClass, ExecRequest, FollowRequest, ImageProgress, ImportedImage, ProcessTable,
+    PullRequest, SaveImage, TaskStats,
+};
+
+/// Bytes that come as they are read.
+pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// Why a driver could not do something. `message` is for people and names what failed and why; `class` is for
+/// programs.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DriverError {
+    /// Class.
+    pub class: ErrorClass,
+    /// For people.
+    pub message: String,
+    /// What lies behind it.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl DriverError {
+    /// An error of a class with a message.
+    #[must_use]
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Adds what lies behind it.
+    #[must_use]
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+/// All that a runtime needs to make and start one attempt of a task.
+#[derive(Debug, Clone)]
+pub struct TaskPlan {
+    /// The workload, its run number included.
+    pub workload: Arc<HostWorkload>,
+    /// Restarts by policy within this run before this attempt; the first attempt is 0.
+    pub attempt: u32,
+    /// Folders of the image's layers, top first. The root file system is these below the task's own writable folder,
+    /// which is kept between attempts and runs until [`TaskRuntime::remove`].
+    pub layers: Vec<PathBuf>,
+    /// What the network driver made of it; `None` before it was attached.
+    pub network: Option<NetworkAttachment>,
+}
+
+/// A network namespace that waits to be connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// A process in it: `/proc/<pid>/ns/net`.
+    pub pid: u32,
+    /// Start time of that process (field 22 of `/proc/<pid>/stat`), so that a reused pid is noticed.
+    pub start_time: u64,
+}
+
+/// What a runtime knows of a task on this host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedTask {
+    /// The workload.
+    pub id: WorkloadId,
+    /// What is true of it. `status.restart_count` is the attempt, `status.network` is left empty.
+    pub status: TaskStatus,
+    /// Pid that holds its network namespace; `None` if nothing lives.
+    pub namespace_pid: Option<u32>,
+}
+
+/// Something that happened to a task.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskEvent {
+    /// It changed by itself (it ended, or memory ran out). The status is as [`ObservedTask::status`].
+    Changed(ObservedTask),
+    /// Events were lost; observe again.
+    Lagged,
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Whether it is standard error.
+    pub stderr: bool,
+    /// When it was written.
+    pub time: Timestamp,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// Output as it comes; ends when the run has ended and everything was handed over.
+pub type OutputStream = Pin<Box<dyn Stream<Item = Result<Output, DriverError>> + Send>>;
+
+/// The way into a running process. Dropping it detaches.
+#[async_trait]
+pub trait TaskInput: Send {
+    /// Writes to standard input or the terminal; waits while the process does not read.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), DriverError>;
+    /// Closes standard input.
+    async fn close(&mut self) -> Result<(), DriverError>;
+}
+
+/// A further process in a task.
+pub struct ExecSession {
+    /// Its output; ends when it has ended.
+    pub output: OutputStream,
+    /// Its input, if asked for.
+    pub input: Option<Box<dyn TaskInput>>,
+    /// Resolves to exit code and pid when it has ended. Independent of `output`.
+    pub exit: Pin<Box<dyn Future<Output = Result<wire::link::ExecExit, DriverError>> + Send>>,
+}
+
+/// Makes, runs and watches tasks.
+#[async_trait]
+pub trait TaskRuntime: Send + Sync + 'static {
+    /// Everything of tasks on this host: what lives and what ended, also from before the agent's start.
+    async fn observe(&self) -> Result<Vec<ObservedTask>, DriverError>;
+
+    /// Makes the task's state folder and namespaces for one attempt.
+    async fn prepare(&self, plan: &TaskPlan) -> Result<Prepared, DriverError>;
+
+    /// Starts a prepared attempt; its network is attached. Returns once the process runs.
+    async fn start(&self, plan: &TaskPlan) -> Result<ObservedTask, DriverError>;
+
+    /// Sends a signal to the first process.
+    async fn signal(&self, id: &WorkloadId, signal: i32) -> Result<(), DriverError>;
+
+    /// Kills every process of the task (the whole cgroup), also a prepared one.
+    async fn kill(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// Freezes all processes.
+    async fn pause(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// Thaws all processes.
+    async fn resume(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// Changes limits of a running task.
+    async fn update(&self, id: &WorkloadId, resources: &Resources) -> Result<(), DriverError>;
+
+    /// Removes an ended task with its writable folder, anonymous volumes and log. Slow parts go on in the background.
+    async fn remove(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// Changes of tasks by themselves.
+    fn events(&self) -> broadcast::Receiver<TaskEvent>;
+
+    /// Output as the request says.
+    async fn follow(&self, request: &FollowRequest) -> Result<OutputStream, DriverError>;
+
+    /// The way into the task's first process; fails if its standard input is not open.
+    async fn input(&self, id: &WorkloadId) -> Result<Box<dyn TaskInput>, DriverError>;
+
+    /// Changes the size of the terminal of the task or of one of its execs.
+    async fn resize(
+        &self,
+        id: &WorkloadId,
+        exec: Option<&str>,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), DriverError>;
+
+    /// Runs a further process in a running task.
+    async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, DriverError>;
+
+    /// Measures a running task.
+    async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError>;
+
+    /// Lists the processes of a running task.
+    async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError>;
+}
+
+/// What the network driver made for a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkAttachment {
+    /// Address, gateway, ports as they are.
+    pub status: NetworkStatus,
+    /// Content of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// Content of `/etc/hosts`.
+    pub hosts: String,
+}
+
+/// Connects workloads to the network of this host.
+#[async_trait]
+pub trait NetworkDriver: Send + Sync + 'static {
+    /// Connects a namespace: address, route, NAT, published ports. Repeating it for the same workload gives the same
+    /// address.
+    async fn attach(
+        &self,
+        workload: &HostWorkload,
+        prepared: Option<&Prepared>,
+    ) -> Result<NetworkAttachment, DriverError>;
+
+    /// Takes back everything that [`NetworkDriver::attach`] made; the namespace may be gone already. The address is
+    /// not given out again for a while.
+    async fn detach(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// What is attached, from the driver's own state; survives restarts of the agent.
+    async fn attached(&self) -> Result<BTreeMap<WorkloadId, NetworkAttachment>, DriverError>;
+
+    /// Puts back bridge, rules and whatever else someone may have taken away.
+    async fn reassert(&self) -> Result<(), DriverError>;
+}
+
+/// Where missing blobs come from.
+#[async_trait]
+pub trait BlobSource: Send + Sync {
+    /// The bytes of a blob, from its beginning.
+    async fn open(&self, digest: &Digest) -> Result<ByteStream, DriverError>;
+}
+
+/// Keeps images.
+#[async_trait]
+pub trait ImageStore: Send + Sync + 'static {
+    /// Images that are complete.
+    fn complete(&self) -> BTreeSet<ImageId>;
+
+    /// Told when [`ImageStore::complete`] changes.
+    fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// Makes an image complete, fetching what is missing (from the image's own registry source without credentials if
+    /// that works, else from `relay`), and gives the folders of its layers, top first. The image is not dropped while
+    /// the returned lease lives.
+    async fn ensure(
+        &self,
+        image: &Image,
+        relay: &dyn BlobSource,
+        progress: mpsc::Sender<ImageProgress>,
+    ) -> Result<LayerLease, DriverError>;
+
+    /// Pulls from a registry.
+    async fn pull(
+        &self,
+        request: &PullRequest,
+        progress: mpsc::Sender<ImageProgress>,
+    ) -> Result<ImportedImage, DriverError>;
+
+    /// Loads the images of an archive.
+    async fn load(
+        &self,
+        archive: ByteStream,
+        progress: mpsc::Sender<ImageProgress>,
+    ) -> Result<Vec<ImportedImage>, DriverError>;
+
+    /// Writes an archive.
+    async fn save(&self, images: Vec<SaveImage>) -> Result<ByteStream, DriverError>;
+
+    /// A blob of a complete image: its length and bytes.
+    async fn open_blob(&self, digest: &Digest) -> Result<(u64, ByteStream), DriverError>;
+
+    /// Deletes an image that the desired document names, unless it is leased or in `in_use`; what other images share
+    /// stays.
+    async fn drop_image(&self, id: &ImageId, in_use: &BTreeSet<ImageId>)
+    -> Result<(), DriverError>;
+}
+
+/// Folders of an image's layers; the image stays while this lives.
+pub struct LayerLease {
+    /// Top first.
+    pub layers: Vec<PathBuf>,
+    /// Released on drop.
+    pub lease: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for LayerLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerLease")
+            .field("layers", &self.layers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! HTTP clients over Unix sockets, TCP and TLS.

@@ -29,6 +29,20 @@ pub enum Object {
     JoinToken(JoinToken),
     /// A named secret of the installation itself, for example the CA's key: opaque bytes.
     Setting(Setting),
+    /// An image that no pool knows any more and that hosts are told to delete.
+    DroppedImage(DroppedImage),
+}
+
+/// An image that no pool knows any more.
+///
+/// Hosts delete an image only because such a record names it, never because it is merely unknown. The record goes
+/// when no host reports the image, or when a pool gets it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedImage {
+    /// Which.
+    pub id: ImageId,
+    /// When the last pool let go of it.
+    pub dropped_at: crate::Timestamp,
 }
 
 /// A named value of the installation itself.
@@ -59,11 +73,13 @@ pub enum Kind {
     JoinToken,
     /// A named value.
     Setting,
+    /// An image to be deleted.
+    DroppedImage,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Pool,
         Kind::Host,
         Kind::Workload,
@@ -72,6 +88,7 @@ impl Kind {
         Kind::AccessToken,
         Kind::JoinToken,
         Kind::Setting,
+        Kind::DroppedImage,
     ];
 
     /// First part of the key.
@@ -86,6 +103,7 @@ impl Kind {
             Kind::AccessToken => "access-token",
             Kind::JoinToken => "join-token",
             Kind::Setting => "setting",
+            Kind::DroppedImage => "dropped-image",
         }
     }
 }
@@ -109,6 +127,8 @@ pub enum Key {
     JoinToken(TokenId),
     /// A named value.
     Setting(crate::Name),
+    /// An image to be deleted.
+    DroppedImage(ImageId),
 }
 
 impl Key {
@@ -124,6 +144,7 @@ impl Key {
             Key::AccessToken(_) => Kind::AccessToken,
             Key::JoinToken(_) => Kind::JoinToken,
             Key::Setting(_) => Kind::Setting,
+            Key::DroppedImage(_) => Kind::DroppedImage,
         }
     }
 
@@ -154,6 +175,7 @@ impl Key {
             "access-token" => Key::AccessToken(TokenId::parse(id)?),
             "join-token" => Key::JoinToken(TokenId::parse(id)?),
             "setting" => Key::Setting(crate::Name::parse(id)?),
+            "dropped-image" => Key::DroppedImage(ImageId::parse(id)?),
             _ => return Err(bad()),
         })
     }
@@ -170,6 +192,7 @@ impl fmt::Display for Key {
             Key::Principal(id) => write!(f, "{id}"),
             Key::AccessToken(id) | Key::JoinToken(id) => write!(f, "{id}"),
             Key::Setting(name) => write!(f, "{name}"),
+            Key::DroppedImage(id) => write!(f, "{id}"),
         }
     }
 }
@@ -187,6 +210,7 @@ impl Object {
             Object::AccessToken(it) => Key::AccessToken(it.id.clone()),
             Object::JoinToken(it) => Key::JoinToken(it.id.clone()),
             Object::Setting(it) => Key::Setting(it.name.clone()),
+            Object::DroppedImage(it) => Key::DroppedImage(it.id.clone()),
         }
     }
 }

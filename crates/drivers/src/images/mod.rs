@@ -1,0 +1,20 @@
+//! Images on this host: a content-addressed store, and the ways into and out of it.
+//!
+//! What it is: pull from registries, load and save of archives, fetch of known content from other hosts, unpacked layers
+//! for overlayfs. What it is not: it knows no tags and no pools (the server's records do), and it decides nothing:
+//! an image is removed only when somebody names it.
+//!
+//! Start at [`ImageStore`]. What always holds: a blob or layer that has its final name is whole and has the digest
+//! in its name; an image is visible only when all its content is; a crash at any moment leaves at most garbage in
+//! `tmp/`, which the next start sweeps.
+
+mod error;
+mod jail;
+mod layer;
+mod limits;
+mod streams;
+mod tarstream;
+mod unpack;
+
+pub use error::ImagesError;
+pub use limits::Limits;

@@ -14,9 +14,11 @@ use futures::Stream;
 use model::workload::{NetworkStatus, Resources};
 use model::{Digest, HostWorkload, Image, ImageId, TaskStatus, Timestamp, WorkloadId};
 use tokio::sync::{broadcast, mpsc};
-use wire::link::{
-    ErrorClass, ExecRequest, FollowRequest, ImageProgress, ImportedImage, ProcessTable,
-    PullRequest, SaveImage, TaskStats,
+
+/// The words of the host protocol that drivers speak, so that they need not know the wire.
+pub use wire::link::{
+    Credentials, ErrorClass, ExecExit, ExecRequest, FollowFrom, FollowRequest, ImageProgress,
+    ImportedImage, ProcessTable, PullRequest, SaveImage, TaskStats,
 };
 
 /// Bytes that come as they are read.

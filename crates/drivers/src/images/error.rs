@@ -19,7 +19,9 @@ pub enum ImagesError {
         source: io::Error,
     },
     /// The disk of the image store is full.
-    #[error("no space left on the disk of the image store while trying to {operation} {subject}; remove images or enlarge the disk")]
+    #[error(
+        "no space left on the disk of the image store while trying to {operation} {subject}; remove images or enlarge the disk"
+    )]
     DiskFull {
         /// What was tried.
         operation: &'static str,
@@ -134,7 +136,11 @@ pub enum ImagesError {
 
 impl ImagesError {
     /// Wraps a failed system call; finds limits and a full disk behind it.
-    pub(crate) fn io(operation: &'static str, subject: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn io(
+        operation: &'static str,
+        subject: impl Into<String>,
+        source: io::Error,
+    ) -> Self {
         if source.get_ref().is_some_and(|inner| inner.is::<Self>()) {
             // One of our own readers failed inside a `Read` implementation.
             return match source.into_inner().map(|inner| inner.downcast::<Self>()) {
@@ -144,8 +150,15 @@ impl ImagesError {
             };
         }
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull { operation, subject: subject.into() },
-            _ => Self::Io { operation, subject: subject.into(), source },
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull {
+                operation,
+                subject: subject.into(),
+            },
+            _ => Self::Io {
+                operation,
+                subject: subject.into(),
+                source,
+            },
         }
     }
 
@@ -187,5 +200,9 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
         .chars()
         .flat_map(char::escape_default)
         .collect();
-    if bytes.len() > 120 { format!("{shown}…") } else { shown }
+    if bytes.len() > 120 {
+        format!("{shown}…")
+    } else {
+        shown
+    }
 }

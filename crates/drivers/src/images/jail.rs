@@ -26,7 +26,10 @@ use super::limits::NAME_MAX;
 /// Links followed for one path, as the kernel does.
 const LINKS_MAX: usize = 40;
 
-const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const FOLDER: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
 
 /// The root of a layer being unpacked.
 pub(crate) struct Jail {
@@ -38,7 +41,10 @@ pub(crate) struct Jail {
 
 /// The segments of a name in an archive, without `.` and empty ones.
 pub(crate) fn segments(path: &[u8], depth: usize) -> Result<Vec<Vec<u8>>, ImagesError> {
-    let fail = |reason: String| ImagesError::Entry { entry: quoted(path), reason };
+    let fail = |reason: String| ImagesError::Entry {
+        entry: quoted(path),
+        reason,
+    };
     if path.first() == Some(&b'/') {
         return Err(fail("absolute names are not allowed".to_owned()));
     }
@@ -68,7 +74,11 @@ impl Jail {
     pub(crate) fn open(root: &Path, depth: usize) -> Result<Self, ImagesError> {
         let root = nix::fcntl::open(root, FOLDER, Mode::empty())
             .map_err(|e| ImagesError::io("open", root.display().to_string(), e.into()))?;
-        Ok(Self { root: Arc::new(root), depth, cached: None })
+        Ok(Self {
+            root: Arc::new(root),
+            depth,
+            cached: None,
+        })
     }
 
     pub(crate) fn root(&self) -> Arc<OwnedFd> {
@@ -76,7 +86,11 @@ impl Jail {
     }
 
     /// The folder `path`, following links inside the root; missing folders are made when `create` is set.
-    pub(crate) fn folder(&mut self, path: &[Vec<u8>], create: bool) -> Result<Arc<OwnedFd>, ImagesError> {
+    pub(crate) fn folder(
+        &mut self,
+        path: &[Vec<u8>],
+        create: bool,
+    ) -> Result<Arc<OwnedFd>, ImagesError> {
         if let Some((cached, fd)) = &self.cached
             && cached == path
         {
@@ -94,7 +108,10 @@ impl Jail {
 
     fn walk(&self, path: &[Vec<u8>], create: bool) -> Result<Arc<OwnedFd>, ImagesError> {
         let whole = path.join(&b'/');
-        let fail = |reason: String| ImagesError::Entry { entry: quoted(&whole), reason };
+        let fail = |reason: String| ImagesError::Entry {
+            entry: quoted(&whole),
+            reason,
+        };
         let mut todo: VecDeque<Vec<u8>> = path.iter().cloned().collect();
         let mut stack = vec![Arc::clone(&self.root)];
         let mut links = 0;
@@ -111,13 +128,18 @@ impl Jail {
             match open_folder(top, &segment) {
                 Ok(fd) => stack.push(Arc::new(fd)),
                 Err(Errno::ENOENT) if create => {
-                    stack.push(Arc::new(make_folder(top, &segment).map_err(|e| entry_io("create folder", &whole, e))?));
+                    stack.push(Arc::new(
+                        make_folder(top, &segment)
+                            .map_err(|e| entry_io("create folder", &whole, e))?,
+                    ));
                 }
                 Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                    let target = readlinkat(top.as_fd(), OsStr::from_bytes(&segment)).map_err(|e| match e {
-                        Errno::EINVAL => fail("a name on the way is not a folder".to_owned()),
-                        e => entry_io("read link", &whole, e),
-                    })?;
+                    let target = readlinkat(top.as_fd(), OsStr::from_bytes(&segment)).map_err(
+                        |e| match e {
+                            Errno::EINVAL => fail("a name on the way is not a folder".to_owned()),
+                            e => entry_io("read link", &whole, e),
+                        },
+                    )?;
                     links += 1;
                     if links > LINKS_MAX {
                         return Err(fail("too many links on the way".to_owned()));
@@ -143,11 +165,20 @@ impl Jail {
 
 /// Opens a folder by one name, following nothing.
 pub(crate) fn open_folder(parent: &OwnedFd, name: &[u8]) -> nix::Result<OwnedFd> {
-    openat(parent.as_fd(), OsStr::from_bytes(name), FOLDER, Mode::empty())
+    openat(
+        parent.as_fd(),
+        OsStr::from_bytes(name),
+        FOLDER,
+        Mode::empty(),
+    )
 }
 
 fn make_folder(parent: &OwnedFd, name: &[u8]) -> nix::Result<OwnedFd> {
-    mkdirat(parent.as_fd(), OsStr::from_bytes(name), Mode::from_bits_truncate(0o755))?;
+    mkdirat(
+        parent.as_fd(),
+        OsStr::from_bytes(name),
+        Mode::from_bits_truncate(0o755),
+    )?;
     let fd = open_folder(parent, name)?;
     // The mode above is subject to the umask.
     fchmod(&fd, Mode::from_bits_truncate(0o755))?;
@@ -156,7 +187,11 @@ fn make_folder(parent: &OwnedFd, name: &[u8]) -> nix::Result<OwnedFd> {
 
 /// The state of a name, following nothing; `None` when there is none.
 pub(crate) fn stat(parent: &OwnedFd, name: &[u8]) -> nix::Result<Option<FileStat>> {
-    match fstatat(parent.as_fd(), OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
+    match fstatat(
+        parent.as_fd(),
+        OsStr::from_bytes(name),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    ) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
         Err(e) => Err(e),
@@ -165,7 +200,11 @@ pub(crate) fn stat(parent: &OwnedFd, name: &[u8]) -> nix::Result<Option<FileStat
 
 /// Removes a name with all below it, following nothing.
 pub(crate) fn remove_all(parent: &OwnedFd, name: &[u8]) -> nix::Result<()> {
-    match unlinkat(parent.as_fd(), OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir) {
+    match unlinkat(
+        parent.as_fd(),
+        OsStr::from_bytes(name),
+        UnlinkatFlags::NoRemoveDir,
+    ) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
         Err(e) => return Err(e),
@@ -181,7 +220,11 @@ pub(crate) fn remove_all(parent: &OwnedFd, name: &[u8]) -> nix::Result<()> {
         // Depth is bounded by the depth of what was unpacked.
         remove_all(&fd, &child)?;
     }
-    unlinkat(parent.as_fd(), OsStr::from_bytes(name), UnlinkatFlags::RemoveDir)
+    unlinkat(
+        parent.as_fd(),
+        OsStr::from_bytes(name),
+        UnlinkatFlags::RemoveDir,
+    )
 }
 
 pub(crate) fn entry_io(operation: &'static str, entry: &[u8], errno: Errno) -> ImagesError {

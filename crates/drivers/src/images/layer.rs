@@ -49,5 +49,11 @@ pub(crate) fn build_layer(
     let blob = guard.into_inner().into_drained()?;
     let (blob, blob_bytes, _) = blob.finish();
     let blob = blob.ok_or_else(|| ImagesError::Archive("no digest was computed".to_owned()))?;
-    Ok(BuiltLayer { diff_id: diff_id.unwrap_or_else(|| blob.clone()), blob, blob_bytes, compression, unpacked })
+    Ok(BuiltLayer {
+        diff_id: diff_id.unwrap_or_else(|| blob.clone()),
+        blob,
+        blob_bytes,
+        compression,
+        unpacked,
+    })
 }

@@ -43,7 +43,14 @@ pub(crate) struct HashingReader<R, W> {
 impl<R: Read, W: Write> HashingReader<R, W> {
     /// Fails when more than `max` bytes come.
     pub(crate) fn new(input: R, copy: Option<W>, max: u64, what: impl Into<String>) -> Self {
-        Self { input, copy, hasher: Some(Sha256::new()), count: Arc::default(), max, what: what.into() }
+        Self {
+            input,
+            copy,
+            hasher: Some(Sha256::new()),
+            count: Arc::default(),
+            max,
+            what: what.into(),
+        }
     }
 
     /// Leaves out the digest (when another stage computes the same one).
@@ -59,7 +66,11 @@ impl<R: Read, W: Write> HashingReader<R, W> {
 
     /// Digest (unless left out) and length of all that was read, and the inner reader.
     pub(crate) fn finish(self) -> (Option<Digest>, u64, R) {
-        (self.hasher.map(finish), self.count.load(Ordering::Relaxed), self.input)
+        (
+            self.hasher.map(finish),
+            self.count.load(Ordering::Relaxed),
+            self.input,
+        )
     }
 }
 
@@ -68,7 +79,10 @@ impl<R: Read, W: Write> Read for HashingReader<R, W> {
         let got = self.input.read(buf)?;
         let total = self.count.load(Ordering::Relaxed) + got as u64;
         if total > self.max {
-            let error = ImagesError::TooLarge { what: self.what.clone(), limit: format!("{} bytes", self.max) };
+            let error = ImagesError::TooLarge {
+                what: self.what.clone(),
+                limit: format!("{} bytes", self.max),
+            };
             return Err(error.into_io());
         }
         self.count.store(total, Ordering::Relaxed);
@@ -76,7 +90,8 @@ impl<R: Read, W: Write> Read for HashingReader<R, W> {
             hasher.update(&buf[..got]);
         }
         if let Some(copy) = &mut self.copy {
-            copy.write_all(&buf[..got]).map_err(|e| ImagesError::io("write", self.what.clone(), e).into_io())?;
+            copy.write_all(&buf[..got])
+                .map_err(|e| ImagesError::io("write", self.what.clone(), e).into_io())?;
         }
         Ok(got)
     }
@@ -123,7 +138,10 @@ pub(crate) fn refused_compression(head: &[u8]) -> Option<&'static str> {
 }
 
 /// A blob's content without compression.
-#[expect(clippy::large_enum_variant, reason = "one per layer being unpacked, never in a collection")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per layer being unpacked, never in a collection"
+)]
 pub(crate) enum Decoder<R: Read> {
     None(BufReader<R>),
     Gzip(flate2::bufread::MultiGzDecoder<BufReader<R>>),
@@ -134,7 +152,9 @@ impl<R: Read> Decoder<R> {
     /// Looks at the first bytes and chooses.
     pub(crate) fn new(input: R) -> Result<(Self, Compression), ImagesError> {
         let mut input = BufReader::with_capacity(BUFFER, input);
-        let head = input.fill_buf().map_err(|e| ImagesError::io("read", "blob", e))?;
+        let head = input
+            .fill_buf()
+            .map_err(|e| ImagesError::io("read", "blob", e))?;
         if let Some(name) = refused_compression(head) {
             return Err(ImagesError::Unsupported(format!(
                 "{name} compression of layers is not supported; use gzip or zstd"
@@ -146,7 +166,8 @@ impl<R: Read> Decoder<R> {
             Compression::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(input)),
             // The window is at most 128 MiB: zstd's own default bound.
             Compression::Zstd => Self::Zstd(
-                zstd::stream::read::Decoder::with_buffer(input).map_err(|e| ImagesError::io("start", "zstd", e))?,
+                zstd::stream::read::Decoder::with_buffer(input)
+                    .map_err(|e| ImagesError::io("start", "zstd", e))?,
             ),
         };
         Ok((decoder, compression))
@@ -160,7 +181,10 @@ impl<R: Read> Decoder<R> {
             Self::Zstd(decoder) => decoder.finish(),
         };
         loop {
-            let got = input.fill_buf().map_err(|e| ImagesError::io("read", "blob", e))?.len();
+            let got = input
+                .fill_buf()
+                .map_err(|e| ImagesError::io("read", "blob", e))?
+                .len();
             if got == 0 {
                 return Ok(input.into_inner());
             }
@@ -211,10 +235,16 @@ impl<R: Read> Read for BombGuard<R> {
         let got = self.input.read(buf)?;
         self.unpacked += got as u64;
         if self.unpacked > self.max {
-            let error = ImagesError::TooLarge { what: "an unpacked layer".to_owned(), limit: format!("{} bytes", self.max) };
+            let error = ImagesError::TooLarge {
+                what: "an unpacked layer".to_owned(),
+                limit: format!("{} bytes", self.max),
+            };
             return Err(error.into_io());
         }
-        let allowed = self.compressed.load(Ordering::Relaxed).saturating_mul(self.ratio);
+        let allowed = self
+            .compressed
+            .load(Ordering::Relaxed)
+            .saturating_mul(self.ratio);
         if self.unpacked > self.ratio_free && self.unpacked > allowed {
             let error = ImagesError::TooLarge {
                 what: "the compression of a layer".to_owned(),
@@ -249,7 +279,10 @@ mod tests {
     #[test]
     fn compressions_are_told_apart() {
         assert_eq!(Compression::detect(&[0x1f, 0x8b, 8]), Compression::Gzip);
-        assert_eq!(Compression::detect(&zstd::encode_all(&b"x"[..], 1).unwrap()), Compression::Zstd);
+        assert_eq!(
+            Compression::detect(&zstd::encode_all(&b"x"[..], 1).unwrap()),
+            Compression::Zstd
+        );
         assert_eq!(Compression::detect(b"etc/passwd"), Compression::None);
         assert!(Decoder::new(&b"\xfd7zXZ\0"[..]).is_err());
     }

@@ -73,7 +73,13 @@ pub(crate) struct TarStream<R> {
 
 impl<R: Read> TarStream<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, data_left: 0, padding: 0, global: Pax::default(), ended: false }
+        Self {
+            input,
+            data_left: 0,
+            padding: 0,
+            global: Pax::default(),
+            ended: false,
+        }
     }
 
     /// The reader, wherever it stands.
@@ -99,7 +105,9 @@ impl<R: Read> TarStream<R> {
                     Err(bad("the archive ends after an extended header"))
                 };
             };
-            let size = header.entry_size().map_err(|_| bad("an entry has an invalid size"))?;
+            let size = header
+                .entry_size()
+                .map_err(|_| bad("an entry has an invalid size"))?;
             match header.as_bytes()[156] {
                 b'x' => pax = Some(parse_pax(&self.meta(size)?)?),
                 b'g' => self.global = parse_pax(&self.meta(size)?)?,
@@ -107,7 +115,9 @@ impl<R: Read> TarStream<R> {
                 b'K' => long_link = Some(until_nul(self.meta(size)?)),
                 kind => {
                     let pax = pax.unwrap_or_default();
-                    return self.entry(&header, kind, size, pax, long_name, long_link).map(Some);
+                    return self
+                        .entry(&header, kind, size, pax, long_name, long_link)
+                        .map(Some);
                 }
             }
         }
@@ -120,7 +130,9 @@ impl<R: Read> TarStream<R> {
         (self.data_left, self.padding) = (0, 0);
         let mut scratch = [0_u8; 8192];
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(scratch.len());
+            let want = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(scratch.len());
             let got = read_some(&mut self.input, &mut scratch[..want])?;
             if got == 0 {
                 return Err(bad("the archive is cut off"));
@@ -144,7 +156,11 @@ impl<R: Read> TarStream<R> {
             let got = read_some(&mut self.input, &mut block[filled..])?;
             if got == 0 {
                 // Some writers leave out the end mark.
-                return if filled == 0 { Ok(None) } else { Err(bad("the archive is cut off")) };
+                return if filled == 0 {
+                    Ok(None)
+                } else {
+                    Err(bad("the archive is cut off"))
+                };
             }
             filled += got;
         }
@@ -152,7 +168,12 @@ impl<R: Read> TarStream<R> {
             return Ok(None);
         }
         let header = tar::Header::from_byte_slice(&block).clone();
-        let sum: u32 = block[..148].iter().chain(&block[156..]).map(|&b| u32::from(b)).sum::<u32>() + 8 * 32;
+        let sum: u32 = block[..148]
+            .iter()
+            .chain(&block[156..])
+            .map(|&b| u32::from(b))
+            .sum::<u32>()
+            + 8 * 32;
         if header.cksum().ok() != Some(sum) {
             return Err(bad("a header has a wrong check sum (not a tar archive?)"));
         }
@@ -190,13 +211,21 @@ impl<R: Read> TarStream<R> {
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry, ImagesError> {
         let global = self.global.clone();
-        let path = pax.path.or(long_name).or(global.path).unwrap_or_else(|| header.path_bytes().into_owned());
-        let fail = |reason: String| ImagesError::Entry { entry: quoted(&path), reason };
-        let link = pax
-            .link
-            .or(long_link)
-            .or(global.link)
-            .unwrap_or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default());
+        let path = pax
+            .path
+            .or(long_name)
+            .or(global.path)
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let fail = |reason: String| ImagesError::Entry {
+            entry: quoted(&path),
+            reason,
+        };
+        let link = pax.link.or(long_link).or(global.link).unwrap_or_else(|| {
+            header
+                .link_name_bytes()
+                .map(std::borrow::Cow::into_owned)
+                .unwrap_or_default()
+        });
         // Only files are followed by data; some writers record a size for links and folders without writing any.
         let has_data = matches!(kind, b'0' | 0 | b'7');
         let mut kind = match kind {
@@ -228,10 +257,14 @@ impl<R: Read> TarStream<R> {
         if path.len() > PATH_MAX || link.len() > PATH_MAX {
             return Err(fail(format!("names have at most {PATH_MAX} bytes")));
         }
-        let number = |value: io::Result<u64>, what: &str| value.map_err(|_| fail(format!("invalid {what}")));
+        let number =
+            |value: io::Result<u64>, what: &str| value.map_err(|_| fail(format!("invalid {what}")));
         let id = |value: u64, what: &str| {
             // The highest value means "no change" to chown(2): the file would silently stay root's.
-            u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| fail(format!("{what} {value} is out of range")))
+            u32::try_from(value)
+                .ok()
+                .filter(|id| *id != u32::MAX)
+                .ok_or_else(|| fail(format!("{what} {value} is out of range")))
         };
         let uid = match pax.uid.or(global.uid) {
             Some(uid) => uid,
@@ -242,7 +275,14 @@ impl<R: Read> TarStream<R> {
             None => number(header.gid(), "gid")?,
         };
         let (mtime, mtime_nanos) = pax.mtime.or(global.mtime).unwrap_or_else(|| {
-            (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)
+            (
+                header
+                    .mtime()
+                    .ok()
+                    .and_then(|t| i64::try_from(t).ok())
+                    .unwrap_or(0),
+                0,
+            )
         });
         let device = |value: io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
         let entry = Entry {
@@ -266,7 +306,9 @@ impl<R: Read> TarStream<R> {
 impl<R: Read> Read for TarStream<R> {
     /// Reads data of the current entry; 0 at its end.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buf.len());
+        let want = usize::try_from(self.data_left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
         if want == 0 {
             return Ok(0);
         }
@@ -288,8 +330,17 @@ fn read_some(input: &mut impl Read, buf: &mut [u8]) -> Result<usize, ImagesError
         match input.read(buf) {
             Ok(got) => return Ok(got),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                return Err(ImagesError::Archive(format!("compressed data are damaged: {e}")));
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::InvalidInput
+                        | io::ErrorKind::InvalidData
+                        | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                return Err(ImagesError::Archive(format!(
+                    "compressed data are damaged: {e}"
+                )));
             }
             Err(e) => return Err(ImagesError::io("read", "archive", e)),
         }
@@ -311,7 +362,11 @@ fn parse_pax(mut data: &[u8]) -> Result<Pax, ImagesError> {
         if data.iter().all(|&b| b == 0) {
             break;
         }
-        let space = data.iter().take(12).position(|&b| b == b' ').ok_or_else(|| bad("damaged PAX header"))?;
+        let space = data
+            .iter()
+            .take(12)
+            .position(|&b| b == b' ')
+            .ok_or_else(|| bad("damaged PAX header"))?;
         let length: usize = std::str::from_utf8(&data[..space])
             .ok()
             .and_then(|text| text.parse().ok())
@@ -319,8 +374,13 @@ fn parse_pax(mut data: &[u8]) -> Result<Pax, ImagesError> {
             .ok_or_else(|| bad("damaged PAX header"))?;
         let record = &data[space + 1..length];
         data = &data[length..];
-        let [record @ .., b'\n'] = record else { return Err(bad("damaged PAX header")) };
-        let equals = record.iter().position(|&b| b == b'=').ok_or_else(|| bad("damaged PAX header"))?;
+        let [record @ .., b'\n'] = record else {
+            return Err(bad("damaged PAX header"));
+        };
+        let equals = record
+            .iter()
+            .position(|&b| b == b'=')
+            .ok_or_else(|| bad("damaged PAX header"))?;
         pax_record(&mut pax, &record[..equals], &record[equals + 1..])?;
     }
     Ok(pax)
@@ -345,12 +405,15 @@ fn pax_record(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), ImagesError
         b"mtime" => pax.mtime = parse_time(value),
         key if key.starts_with(b"GNU.sparse.") => pax.sparse = true,
         key => {
-            let name = key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."));
+            let name = key
+                .strip_prefix(b"SCHILY.xattr.")
+                .or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."));
             // Libarchive writes both forms; its own one is in base64 and is left out.
             if let Some(name) = name
                 && key.starts_with(b"SCHILY.")
             {
-                let name = std::str::from_utf8(name).map_err(|_| bad("an extended attribute has a damaged name"))?;
+                let name = std::str::from_utf8(name)
+                    .map_err(|_| bad("an extended attribute has a damaged name"))?;
                 pax.xattrs.retain(|(old, _)| old != name);
                 pax.xattrs.push((name.to_owned(), value.to_vec()));
             }
@@ -364,7 +427,11 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(value).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = seconds.parse().ok()?;
-    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let digits: String = fraction
+        .chars()
+        .chain(std::iter::repeat('0'))
+        .take(9)
+        .collect();
     let nanos: u32 = digits.parse().ok()?;
     if text.starts_with('-') && nanos > 0 {
         return Some((whole.checked_sub(1)?, 1_000_000_000 - nanos));

@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev,
+    mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
@@ -42,7 +43,11 @@ pub(crate) struct Unpacked {
 }
 
 /// Unpacks a whole archive below `root`, which must exist and be empty.
-pub(crate) fn unpack<R: Read>(archive: &mut TarStream<R>, root: &Path, limits: &Limits) -> Result<Unpacked, ImagesError> {
+pub(crate) fn unpack<R: Read>(
+    archive: &mut TarStream<R>,
+    root: &Path,
+    limits: &Limits,
+) -> Result<Unpacked, ImagesError> {
     let mut unpacker = Unpacker {
         jail: Jail::open(root, limits.depth)?,
         limits,
@@ -86,7 +91,10 @@ impl Place<'_> {
     }
 
     fn fail(&self, reason: impl Into<String>) -> ImagesError {
-        ImagesError::Entry { entry: quoted(self.path), reason: reason.into() }
+        ImagesError::Entry {
+            entry: quoted(self.path),
+            reason: reason.into(),
+        }
     }
 
     fn io(&self, operation: &'static str) -> impl Fn(nix::errno::Errno) -> ImagesError + '_ {
@@ -95,21 +103,36 @@ impl Place<'_> {
 }
 
 impl Unpacker<'_> {
-    fn apply<R: Read>(&mut self, entry: &Entry, archive: &mut TarStream<R>) -> Result<(), ImagesError> {
-        let fail = |reason: &str| ImagesError::Entry { entry: quoted(&entry.path), reason: reason.to_owned() };
+    fn apply<R: Read>(
+        &mut self,
+        entry: &Entry,
+        archive: &mut TarStream<R>,
+    ) -> Result<(), ImagesError> {
+        let fail = |reason: &str| ImagesError::Entry {
+            entry: quoted(&entry.path),
+            reason: reason.to_owned(),
+        };
         let path = segments(&entry.path, self.limits.depth)?;
         let Some((name, parents)) = path.split_last() else {
             return self.apply_root(entry);
         };
         if let Some(marked) = parents.iter().find(|s| s.starts_with(WHITEOUT)) {
             // AUFS kept its own data in folders of this form; nobody needs them.
-            return if marked.starts_with(WHITEOUT_META) { Ok(()) } else { Err(fail("a whiteout is not a folder")) };
+            return if marked.starts_with(WHITEOUT_META) {
+                Ok(())
+            } else {
+                Err(fail("a whiteout is not a folder"))
+            };
         }
         if name.starts_with(WHITEOUT) {
             return self.whiteout(entry, parents, name);
         }
         let parent = self.jail.folder(parents, true)?;
-        let place = Place { parent, name, path: &entry.path };
+        let place = Place {
+            parent,
+            name,
+            path: &entry.path,
+        };
         let xattrs = wanted_xattrs(entry)?;
         match entry.kind {
             EntryKind::Directory => {
@@ -122,7 +145,12 @@ impl Unpacker<'_> {
                     return Err(fail("a symbolic link without target"));
                 }
                 self.make_room(&place)?;
-                symlinkat(OsStr::from_bytes(&entry.link), place.parent.as_fd(), place.os_name()).map_err(place.io("create link"))?;
+                symlinkat(
+                    OsStr::from_bytes(&entry.link),
+                    place.parent.as_fd(),
+                    place.os_name(),
+                )
+                .map_err(place.io("create link"))?;
                 set_owner_and_times(&place, entry)?;
             }
             EntryKind::HardLink => self.hard_link(&place, entry)?,
@@ -147,9 +175,17 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn whiteout(&mut self, entry: &Entry, parents: &[Vec<u8>], name: &[u8]) -> Result<(), ImagesError> {
+    fn whiteout(
+        &mut self,
+        entry: &Entry,
+        parents: &[Vec<u8>],
+        name: &[u8],
+    ) -> Result<(), ImagesError> {
         let hidden = &name[WHITEOUT.len()..];
-        let fail = |reason: &str| ImagesError::Entry { entry: quoted(&entry.path), reason: reason.to_owned() };
+        let fail = |reason: &str| ImagesError::Entry {
+            entry: quoted(&entry.path),
+            reason: reason.to_owned(),
+        };
         if name == OPAQUE {
             if parents.is_empty() {
                 return Err(fail("the root of a layer cannot be opaque"));
@@ -164,10 +200,20 @@ impl Unpacker<'_> {
             return Err(fail("a whiteout must name what it hides"));
         }
         let parent = self.jail.folder(parents, true)?;
-        let place = Place { parent, name: hidden, path: &entry.path };
+        let place = Place {
+            parent,
+            name: hidden,
+            path: &entry.path,
+        };
         match stat(&place.parent, hidden).map_err(place.io("look at"))? {
-            None => mknodat(place.parent.as_fd(), place.os_name(), SFlag::S_IFCHR, Mode::empty(), 0)
-                .map_err(place.io("create whiteout")),
+            None => mknodat(
+                place.parent.as_fd(),
+                place.os_name(),
+                SFlag::S_IFCHR,
+                Mode::empty(),
+                0,
+            )
+            .map_err(place.io("create whiteout")),
             // A whiteout is for the layers below: what this layer brings itself stays, with nothing shining through.
             Some(found) if kind_of(&found) == SFlag::S_IFDIR => {
                 let folder = open_folder(&place.parent, hidden).map_err(place.io("open"))?;
@@ -187,16 +233,31 @@ impl Unpacker<'_> {
         Ok(is_whiteout(&found))
     }
 
-    fn folder(&mut self, place: &Place<'_>, entry: &Entry, xattrs: &[(&str, &[u8])]) -> Result<(), ImagesError> {
+    fn folder(
+        &mut self,
+        place: &Place<'_>,
+        entry: &Entry,
+        xattrs: &[(&str, &[u8])],
+    ) -> Result<(), ImagesError> {
         let found = stat(&place.parent, place.name).map_err(place.io("look at"))?;
         let mut opaque = false;
         if !found.as_ref().is_some_and(|f| kind_of(f) == SFlag::S_IFDIR) {
             if let Some(found) = &found {
                 opaque = is_whiteout(found);
                 self.jail.forget();
-                unlinkat(place.parent.as_fd(), place.os_name(), UnlinkatFlags::NoRemoveDir).map_err(place.io("replace"))?;
+                unlinkat(
+                    place.parent.as_fd(),
+                    place.os_name(),
+                    UnlinkatFlags::NoRemoveDir,
+                )
+                .map_err(place.io("replace"))?;
             }
-            mkdirat(place.parent.as_fd(), place.os_name(), Mode::from_bits_truncate(0o700)).map_err(place.io("create folder"))?;
+            mkdirat(
+                place.parent.as_fd(),
+                place.os_name(),
+                Mode::from_bits_truncate(0o700),
+            )
+            .map_err(place.io("create folder"))?;
         }
         let fd = open_folder(&place.parent, place.name).map_err(place.io("open folder"))?;
         if opaque {
@@ -213,8 +274,16 @@ impl Unpacker<'_> {
         xattrs: &[(&str, &[u8])],
         archive: &mut TarStream<R>,
     ) -> Result<(), ImagesError> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let create = || openat(place.parent.as_fd(), place.os_name(), flags, Mode::from_bits_truncate(0o600));
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let create = || {
+            openat(
+                place.parent.as_fd(),
+                place.os_name(),
+                flags,
+                Mode::from_bits_truncate(0o600),
+            )
+        };
         // Names are rarely there twice: look only when creating fails.
         let fd = match create() {
             Err(nix::errno::Errno::EEXIST) => {
@@ -225,7 +294,9 @@ impl Unpacker<'_> {
         };
         let mut file = File::from(fd.map_err(place.io("create file"))?);
         loop {
-            let got = archive.read(&mut self.buffer).map_err(|e| ImagesError::io("read", "archive", e))?;
+            let got = archive
+                .read(&mut self.buffer)
+                .map_err(|e| ImagesError::io("read", "archive", e))?;
             if got == 0 {
                 break;
             }
@@ -244,18 +315,36 @@ impl Unpacker<'_> {
 
     fn hard_link(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), ImagesError> {
         // Writers disagree on whether targets begin with a slash; they are names in this archive in any case.
-        let target = entry.link.iter().position(|&b| b != b'/').map_or(&[][..], |at| &entry.link[at..]);
-        let path = segments(target, self.limits.depth)
-            .map_err(|_| place.fail(format!("its target \"{}\" is outside the layer", quoted(&entry.link))))?;
+        let target = entry
+            .link
+            .iter()
+            .position(|&b| b != b'/')
+            .map_or(&[][..], |at| &entry.link[at..]);
+        let path = segments(target, self.limits.depth).map_err(|_| {
+            place.fail(format!(
+                "its target \"{}\" is outside the layer",
+                quoted(&entry.link)
+            ))
+        })?;
         let Some((name, parents)) = path.split_last() else {
             return Err(place.fail("a hard link without target"));
         };
-        let missing = || place.fail(format!("its target \"{}\" is not in this layer", quoted(&entry.link)));
-        let from = self.jail.folder(parents, false).map_err(|error| match error {
-            ImagesError::Io { .. } => missing(),
-            other => other,
-        })?;
-        let found = stat(&from, name).map_err(place.io("look at target of"))?.ok_or_else(missing)?;
+        let missing = || {
+            place.fail(format!(
+                "its target \"{}\" is not in this layer",
+                quoted(&entry.link)
+            ))
+        };
+        let from = self
+            .jail
+            .folder(parents, false)
+            .map_err(|error| match error {
+                ImagesError::Io { .. } => missing(),
+                other => other,
+            })?;
+        let found = stat(&from, name)
+            .map_err(place.io("look at target of"))?
+            .ok_or_else(missing)?;
         if kind_of(&found) == SFlag::S_IFDIR || is_whiteout(&found) {
             return Err(place.fail("its target cannot be linked to"));
         }
@@ -265,25 +354,56 @@ impl Unpacker<'_> {
             }
             let inside = kind_of(&old) == SFlag::S_IFDIR;
             self.make_room(place)?;
-            if inside && stat(&from, name).map_err(place.io("look at target of"))?.is_none() {
+            if inside
+                && stat(&from, name)
+                    .map_err(place.io("look at target of"))?
+                    .is_none()
+            {
                 return Err(missing());
             }
         }
-        linkat(from.as_fd(), OsStr::from_bytes(name), place.parent.as_fd(), place.os_name(), AtFlags::empty())
-            .map_err(place.io("link"))
+        linkat(
+            from.as_fd(),
+            OsStr::from_bytes(name),
+            place.parent.as_fd(),
+            place.os_name(),
+            AtFlags::empty(),
+        )
+        .map_err(place.io("link"))
     }
 
     fn node(&mut self, place: &Place<'_>, entry: &Entry, kind: SFlag) -> Result<(), ImagesError> {
         self.make_room(place)?;
-        let device = if kind == SFlag::S_IFIFO { 0 } else { makedev(u64::from(entry.device.0), u64::from(entry.device.1)) };
-        mknodat(place.parent.as_fd(), place.os_name(), kind, Mode::from_bits_truncate(0o600), device)
-            .map_err(place.io("create node"))?;
+        let device = if kind == SFlag::S_IFIFO {
+            0
+        } else {
+            makedev(u64::from(entry.device.0), u64::from(entry.device.1))
+        };
+        mknodat(
+            place.parent.as_fd(),
+            place.os_name(),
+            kind,
+            Mode::from_bits_truncate(0o600),
+            device,
+        )
+        .map_err(place.io("create node"))?;
         let (uid, gid) = owner_of(entry);
-        fchownat(place.parent.as_fd(), place.os_name(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(place.io("set owner of"))?;
+        fchownat(
+            place.parent.as_fd(),
+            place.os_name(),
+            uid,
+            gid,
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )
+        .map_err(place.io("set owner of"))?;
         // The name is a device or pipe made just now, so there is no link to follow.
-        fchmodat(place.parent.as_fd(), place.os_name(), Mode::from_bits_truncate(entry.mode), FchmodatFlags::FollowSymlink)
-            .map_err(place.io("set mode of"))?;
+        fchmodat(
+            place.parent.as_fd(),
+            place.os_name(),
+            Mode::from_bits_truncate(entry.mode),
+            FchmodatFlags::FollowSymlink,
+        )
+        .map_err(place.io("set mode of"))?;
         set_times(place, entry)
     }
 
@@ -295,9 +415,21 @@ impl Unpacker<'_> {
                 continue;
             };
             // A later entry may have replaced the folder or one above it; then there is nothing to set.
-            let Ok(parent) = self.jail.folder(parents, false) else { continue };
-            if stat(&parent, name).ok().flatten().is_some_and(|s| kind_of(&s) == SFlag::S_IFDIR) {
-                let set = utimensat(parent.as_fd(), OsStr::from_bytes(name), &time, &time, UtimensatFlags::NoFollowSymlink);
+            let Ok(parent) = self.jail.folder(parents, false) else {
+                continue;
+            };
+            if stat(&parent, name)
+                .ok()
+                .flatten()
+                .is_some_and(|s| kind_of(&s) == SFlag::S_IFDIR)
+            {
+                let set = utimensat(
+                    parent.as_fd(),
+                    OsStr::from_bytes(name),
+                    &time,
+                    &time,
+                    UtimensatFlags::NoFollowSymlink,
+                );
                 set.map_err(|e| entry_io("set time of", &path.join(&b'/'), e))?;
             }
         }
@@ -312,10 +444,15 @@ fn wanted_xattrs(entry: &Entry) -> Result<Vec<(&str, &[u8])>, ImagesError> {
         if name.starts_with("trusted.") {
             return Err(ImagesError::Entry {
                 entry: quoted(&entry.path),
-                reason: format!("the attribute \"{}\" is not allowed", quoted(name.as_bytes())),
+                reason: format!(
+                    "the attribute \"{}\" is not allowed",
+                    quoted(name.as_bytes())
+                ),
             });
         }
-        if name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay.")) {
+        if name == "security.capability"
+            || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+        {
             wanted.push((name.as_str(), value.as_slice()));
         }
     }
@@ -328,7 +465,13 @@ fn set_xattrs(file: &File, xattrs: &[(&str, &[u8])], path: &[u8]) -> Result<(), 
             Ok(()) => {}
             // Some file systems have no user attributes (tmpfs before 6.6); programs cope, lost capabilities they do not.
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) && name.starts_with("user.") => {}
-            Err(e) => return Err(ImagesError::io("set attributes of", format!("\"{}\"", quoted(path)), e)),
+            Err(e) => {
+                return Err(ImagesError::io(
+                    "set attributes of",
+                    format!("\"{}\"", quoted(path)),
+                    e,
+                ));
+            }
         }
     }
     Ok(())
@@ -336,35 +479,59 @@ fn set_xattrs(file: &File, xattrs: &[(&str, &[u8])], path: &[u8]) -> Result<(), 
 
 fn set_opaque(folder: &OwnedFd, path: &[u8]) -> Result<(), ImagesError> {
     let fail = |e| ImagesError::io("make opaque", format!("\"{}\"", quoted(path)), e);
-    File::from(folder.try_clone().map_err(fail)?).set_xattr("trusted.overlay.opaque", b"y").map_err(fail)
+    File::from(folder.try_clone().map_err(fail)?)
+        .set_xattr("trusted.overlay.opaque", b"y")
+        .map_err(fail)
 }
 
-fn set_folder_metadata(fd: &OwnedFd, entry: &Entry, xattrs: &[(&str, &[u8])]) -> Result<(), ImagesError> {
+fn set_folder_metadata(
+    fd: &OwnedFd,
+    entry: &Entry,
+    xattrs: &[(&str, &[u8])],
+) -> Result<(), ImagesError> {
     let (uid, gid) = owner_of(entry);
     fchown(fd, uid, gid).map_err(|e| entry_io("set owner of", &entry.path, e))?;
-    fchmod(fd, Mode::from_bits_truncate(entry.mode)).map_err(|e| entry_io("set mode of", &entry.path, e))?;
+    fchmod(fd, Mode::from_bits_truncate(entry.mode))
+        .map_err(|e| entry_io("set mode of", &entry.path, e))?;
     if xattrs.is_empty() {
         return Ok(());
     }
-    let file = fd.try_clone().map_err(|e| ImagesError::io("open", quoted(&entry.path), e))?;
+    let file = fd
+        .try_clone()
+        .map_err(|e| ImagesError::io("open", quoted(&entry.path), e))?;
     set_xattrs(&File::from(file), xattrs, &entry.path)
 }
 
 fn set_owner_and_times(place: &Place<'_>, entry: &Entry) -> Result<(), ImagesError> {
     let (uid, gid) = owner_of(entry);
-    fchownat(place.parent.as_fd(), place.os_name(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(place.io("set owner of"))?;
+    fchownat(
+        place.parent.as_fd(),
+        place.os_name(),
+        uid,
+        gid,
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+    .map_err(place.io("set owner of"))?;
     set_times(place, entry)
 }
 
 fn set_times(place: &Place<'_>, entry: &Entry) -> Result<(), ImagesError> {
     let time = time_of(entry);
-    utimensat(place.parent.as_fd(), place.os_name(), &time, &time, UtimensatFlags::NoFollowSymlink)
-        .map_err(place.io("set time of"))
+    utimensat(
+        place.parent.as_fd(),
+        place.os_name(),
+        &time,
+        &time,
+        UtimensatFlags::NoFollowSymlink,
+    )
+    .map_err(place.io("set time of"))
 }
 
 fn owner_of(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+    (
+        Some(Uid::from_raw(entry.uid)),
+        Some(Gid::from_raw(entry.gid)),
+    )
 }
 
 fn time_of(entry: &Entry) -> TimeSpec {

@@ -1,0 +1,288 @@
+//! The one thread that writes: takes what is queued, checks it in order, writes it with one sync, shows it, answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+use tokio::sync::{mpsc, oneshot};
+
+use super::database::{self, is_full};
+use super::{lock::Lock, reserve::Reserve};
+use crate::feed::{Feed, kept_bytes};
+use crate::metrics::Counters;
+use crate::prepare::Prepared;
+use crate::state::State;
+use crate::{CommitError, Event, Revision};
+
+/// Most transactions of a group: bounds how long the first waits for the last.
+const GROUP_TRANSACTIONS: usize = 256;
+
+/// Most bytes of a group, for the same reason.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+type Answer = Result<Revision, CommitError>;
+
+/// A transaction that waits for its answer.
+pub(super) struct Request {
+    pub(super) tx: Prepared,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+pub(super) struct Parts {
+    pub(super) connection: Connection,
+    pub(super) state: State,
+    pub(super) reserve: Reserve,
+    pub(super) lock: Lock,
+    pub(super) place: String,
+    pub(super) wal_limit_bytes: u64,
+    pub(super) feed: Arc<Feed>,
+    pub(super) counters: Arc<Counters>,
+}
+
+pub(super) struct Writer {
+    it: Parts,
+    /// Pages in the log, told by SQLite after each commit.
+    wal_pages: Arc<AtomicU64>,
+    page_bytes: u64,
+    /// The disk was full: only what creates no object is tried.
+    full: bool,
+    /// A write failed in a way that leaves open what is on the disk. Nothing is written any more: what the kernel
+    /// says of the file after a failed sync cannot be trusted; a restart reads what really is there.
+    broken: Option<String>,
+}
+
+impl Writer {
+    pub(super) fn new(mut it: Parts) -> Self {
+        let wal_pages = Arc::new(AtomicU64::new(0));
+        let pages = Arc::clone(&wal_pages);
+        let told = it
+            .connection
+            .wal_hook(Some(move |_: &mut Wal, now: std::ffi::c_int| {
+                pages.store(u64::try_from(now).unwrap_or(0), Relaxed);
+                Ok(())
+            }));
+        if let Err(error) = told {
+            tracing::warn!(%error, "the length of the write-ahead log will not be known");
+        }
+        let page_bytes = it
+            .connection
+            .pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))
+            .map_or(4096, |bytes| u64::try_from(bytes).unwrap_or(4096));
+        let full = !it.reserve.is_whole();
+        it.counters.full.store(u64::from(full), Relaxed);
+        Self {
+            it,
+            wal_pages,
+            page_bytes,
+            full,
+            broken: None,
+        }
+    }
+
+    /// Runs until all senders are gone and everything is answered.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let group = gather(first, &mut requests);
+            self.serve(group);
+            self.checkpoint_if_long();
+        }
+        if self.broken.is_none()
+            && let Err(error) = database::checkpoint(&self.it.connection, true)
+        {
+            // Harmless: the log is read on the next start.
+            tracing::warn!(%error, "cannot empty the write-ahead log while closing");
+        }
+        let Parts {
+            connection, lock, ..
+        } = self.it;
+        if let Err((_, error)) = connection.close() {
+            tracing::warn!(%error, "cannot close the database");
+        }
+        drop(lock);
+    }
+
+    fn serve(&mut self, group: Vec<Request>) {
+        if let Some(reason) = &self.broken {
+            for request in group {
+                let error = broken_error(reason);
+                answer(request.answer, Err(error));
+            }
+            return;
+        }
+        if self.full && self.it.reserve.restore() {
+            tracing::info!("there is room again: the reserve is whole");
+            self.set_full(false);
+        }
+        let was_full = self.full;
+        if let Some(again) = self.write(group) {
+            // The group met a full disk. The reserve is free now: what creates nothing may still pass.
+            if was_full || self.write(again).is_some() {
+                tracing::warn!("disk full even without the reserve");
+            }
+        }
+    }
+
+    /// Checks and writes a group. Gives it back, unanswered, if the disk turned out to be full for the first time.
+    fn write(&mut self, group: Vec<Request>) -> Option<Vec<Request>> {
+        let started = Instant::now();
+        let mut next = self.it.state.clone();
+        let mut done: Vec<(Request, Event)> = Vec::with_capacity(group.len());
+        let mut unchanged = Vec::new();
+        for mut request in group {
+            if self.full && next.creates(&request.tx) {
+                answer(request.answer, Err(self.full_error()));
+                continue;
+            }
+            match next.apply(&mut request.tx) {
+                Ok(Some(event)) => done.push((request, event)),
+                Ok(None) => unchanged.push((request.answer, next.revision)),
+                Err(error) => answer(request.answer, Err(error)),
+            }
+        }
+        let written = if done.is_empty() {
+            Ok(())
+        } else {
+            let rows = done.iter().map(|(request, event)| (&request.tx, event));
+            database::write_group(&self.it.connection, rows, next.revision)
+        };
+        match written {
+            Ok(()) => self.acknowledge(next, done, unchanged, started),
+            Err(error) => {
+                drop(next);
+                return self.refuse(&error, done, unchanged);
+            }
+        }
+        None
+    }
+
+    fn acknowledge(
+        &mut self,
+        next: State,
+        done: Vec<(Request, Event)>,
+        unchanged: Vec<(oneshot::Sender<Answer>, Revision)>,
+        started: Instant,
+    ) {
+        let mut events = Vec::with_capacity(done.len());
+        let mut answers = unchanged;
+        for (request, event) in done {
+            answers.push((request.answer, event.revision));
+            let bytes = kept_bytes(&event, request.tx.bytes);
+            events.push((event, bytes));
+        }
+        if !events.is_empty() {
+            self.it
+                .counters
+                .batch(events.len() as u64, started.elapsed());
+            self.it.state = next;
+            self.it.feed.publish(self.it.state.snapshot(), events);
+        }
+        for (to, revision) in answers {
+            answer(to, Ok(revision));
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        error: &rusqlite::Error,
+        done: Vec<(Request, Event)>,
+        unchanged: Vec<(oneshot::Sender<Answer>, Revision)>,
+    ) -> Option<Vec<Request>> {
+        let requests: Vec<Request> = done.into_iter().map(|(request, _)| request).collect();
+        if is_full(error) {
+            let first_time = !self.full;
+            self.it.reserve.free();
+            self.set_full(true);
+            // Checks that were passed on a state that is not to be are made again by the caller.
+            for (to, _) in unchanged {
+                answer(to, Err(self.full_error()));
+            }
+            if first_time {
+                return Some(requests);
+            }
+            for request in requests {
+                answer(request.answer, Err(self.full_error()));
+            }
+            return None;
+        }
+        let reason = error.to_string();
+        tracing::error!(%error, "the store cannot write any more; reading goes on");
+        let unchanged = unchanged.into_iter().map(|(to, _)| to);
+        for to in requests
+            .into_iter()
+            .map(|request| request.answer)
+            .chain(unchanged)
+        {
+            let error = CommitError::Backend {
+                doing: "write to the database",
+                outcome_unknown: true,
+                source: reason.clone().into(),
+            };
+            answer(to, Err(error));
+        }
+        self.broken = Some(reason);
+        None
+    }
+
+    fn checkpoint_if_long(&mut self) {
+        let wal_bytes = self.wal_pages.load(Relaxed) * self.page_bytes;
+        self.it.counters.wal_bytes.store(wal_bytes, Relaxed);
+        if wal_bytes < self.it.wal_limit_bytes || self.broken.is_some() {
+            return;
+        }
+        match database::checkpoint(&self.it.connection, false) {
+            Ok(()) => {
+                self.it.counters.checkpoints.fetch_add(1, Relaxed);
+                self.wal_pages.store(0, Relaxed);
+            }
+            Err(error) if is_full(&error) => {
+                // The log keeps everything; only the database cannot grow.
+                self.it.reserve.free();
+                self.set_full(true);
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot bring the write-ahead log into the database; the store stops writing");
+                self.broken = Some(error.to_string());
+            }
+        }
+    }
+
+    fn set_full(&mut self, full: bool) {
+        self.full = full;
+        self.it.counters.full.store(u64::from(full), Relaxed);
+    }
+
+    fn full_error(&self) -> CommitError {
+        CommitError::Full {
+            place: self.it.place.clone(),
+        }
+    }
+}
+
+/// The request and what else is queued, up to the bounds of a group.
+fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
+    let mut bytes = first.tx.bytes;
+    let mut group = vec![first];
+    while group.len() < GROUP_TRANSACTIONS && bytes < GROUP_BYTES {
+        let Ok(request) = requests.try_recv() else {
+            break;
+        };
+        bytes += request.tx.bytes;
+        group.push(request);
+    }
+    group
+}
+
+/// Answers; who has gone does not need it.
+fn answer(to: oneshot::Sender<Answer>, answer: Answer) {
+    drop(to.send(answer));
+}
+
+fn broken_error(reason: &str) -> CommitError {
+    CommitError::Backend {
+        doing: "write: the database failed earlier, restart the server",
+        outcome_unknown: false,
+        source: reason.to_owned().into(),
+    }
+}

@@ -1,0 +1,163 @@
+//! The persistent maps a snapshot is made of, with their secondary indexes.
+//!
+//! Cloning is a clone of one pointer per map; a change copies only the path to the changed leaf. What always holds:
+//! every index entry points at an object that is there and says the same.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use model::{
+    HostId, ImageId, Key, Name, Object, PoolId, PrincipalId, TokenId, Workload, WorkloadId,
+};
+
+use crate::types::{NameKey, Versioned};
+
+/// A table of one kind.
+pub(crate) type Table<K> = OrdMap<K, Arc<Versioned>>;
+
+#[derive(Clone, Default)]
+pub(crate) struct Tables {
+    pub(crate) pools: Table<PoolId>,
+    pub(crate) hosts: Table<HostId>,
+    pub(crate) workloads: Table<WorkloadId>,
+    pub(crate) images: OrdMap<PoolId, Table<ImageId>>,
+    pub(crate) principals: Table<PrincipalId>,
+    pub(crate) access_tokens: Table<TokenId>,
+    pub(crate) join_tokens: Table<TokenId>,
+    pub(crate) settings: Table<Name>,
+    pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
+    pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
+    pub(crate) names: OrdMap<NameKey, Key>,
+}
+
+impl Tables {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Versioned>> {
+        match key {
+            Key::Pool(id) => self.pools.get(id),
+            Key::Host(id) => self.hosts.get(id),
+            Key::Workload(id) => self.workloads.get(id),
+            Key::Image(pool, id) => self.images.get(pool)?.get(id),
+            Key::Principal(id) => self.principals.get(id),
+            Key::AccessToken(id) => self.access_tokens.get(id),
+            Key::JoinToken(id) => self.join_tokens.get(id),
+            Key::Setting(name) => self.settings.get(name),
+        }
+    }
+
+    /// Every object, by kind and then id.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Versioned>> {
+        self.pools
+            .values()
+            .chain(self.hosts.values())
+            .chain(self.workloads.values())
+            .chain(self.images.values().flat_map(|of| of.values()))
+            .chain(self.principals.values())
+            .chain(self.access_tokens.values())
+            .chain(self.join_tokens.values())
+            .chain(self.settings.values())
+    }
+
+    /// Puts an object; returns what was there.
+    pub(crate) fn insert(&mut self, new: Arc<Versioned>) -> Option<Arc<Versioned>> {
+        let old = match &new.object {
+            Object::Pool(it) => self.pools.insert(it.id.clone(), Arc::clone(&new)),
+            Object::Host(it) => self.hosts.insert(it.id.clone(), Arc::clone(&new)),
+            Object::Workload(it) => self.workloads.insert(it.id.clone(), Arc::clone(&new)),
+            Object::Image(it) => self
+                .images
+                .entry(it.pool.clone())
+                .or_default()
+                .insert(it.id.clone(), Arc::clone(&new)),
+            Object::Principal(it) => self.principals.insert(it.id.clone(), Arc::clone(&new)),
+            Object::AccessToken(it) => self.access_tokens.insert(it.id.clone(), Arc::clone(&new)),
+            Object::JoinToken(it) => self.join_tokens.insert(it.id.clone(), Arc::clone(&new)),
+            Object::Setting(it) => self.settings.insert(it.name.clone(), Arc::clone(&new)),
+        };
+        self.reindex(old.as_deref(), Some(&new));
+        old
+    }
+
+    /// Deletes an object; returns what was there.
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Versioned>> {
+        let old = match key {
+            Key::Pool(id) => self.pools.remove(id),
+            Key::Host(id) => self.hosts.remove(id),
+            Key::Workload(id) => self.workloads.remove(id),
+            Key::Image(pool, id) => {
+                let of_pool = self.images.get_mut(pool)?;
+                let old = of_pool.remove(id);
+                if of_pool.is_empty() {
+                    self.images.remove(pool);
+                }
+                old
+            }
+            Key::Principal(id) => self.principals.remove(id),
+            Key::AccessToken(id) => self.access_tokens.remove(id),
+            Key::JoinToken(id) => self.join_tokens.remove(id),
+            Key::Setting(name) => self.settings.remove(name),
+        }?;
+        self.reindex(Some(&old), None);
+        Some(old)
+    }
+
+    /// Brings the indexes from `old` to `new`; both are versions of the same key.
+    fn reindex(&mut self, old: Option<&Versioned>, new: Option<&Versioned>) {
+        let old_name = old.and_then(|it| NameKey::of(&it.object));
+        let new_name = new.and_then(|it| NameKey::of(&it.object));
+        if old_name != new_name {
+            // When names are swapped in one transaction, the old name may already be the other's.
+            if let (Some(name), Some(old)) = (old_name, old)
+                && self.names.get(&name) == Some(&old.object.key())
+            {
+                self.names.remove(&name);
+            }
+            if let (Some(name), Some(new)) = (new_name, new) {
+                self.names.insert(name, new.object.key());
+            }
+        }
+        let old = old.and_then(workload);
+        let new = new.and_then(workload);
+        let Some(id) = old.or(new).map(|it| &it.id) else {
+            return;
+        };
+        let pools = (old.map(|it| &it.pool), new.map(|it| &it.pool));
+        regroup(&mut self.workloads_by_pool, pools, id);
+        let hosts = (
+            old.and_then(|it| it.host.as_ref()),
+            new.and_then(|it| it.host.as_ref()),
+        );
+        regroup(&mut self.workloads_by_host, hosts, id);
+    }
+}
+
+fn workload(versioned: &Versioned) -> Option<&Workload> {
+    match &versioned.object {
+        Object::Workload(it) => Some(it),
+        _ => None,
+    }
+}
+
+/// Moves `member` from one group to another.
+fn regroup<G: Ord + Clone, M: Ord + Clone>(
+    groups: &mut OrdMap<G, OrdSet<M>>,
+    (old, new): (Option<&G>, Option<&G>),
+    member: &M,
+) {
+    if old == new {
+        return;
+    }
+    if let Some(group) = old
+        && let Some(members) = groups.get_mut(group)
+    {
+        members.remove(member);
+        if members.is_empty() {
+            groups.remove(group);
+        }
+    }
+    if let Some(group) = new {
+        groups
+            .entry(group.clone())
+            .or_default()
+            .insert(member.clone());
+    }
+}

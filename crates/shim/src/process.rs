@@ -74,7 +74,9 @@ fn parse_stat(text: &[u8]) -> Option<(char, u64)> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
 #[cfg(test)]
@@ -85,7 +87,10 @@ mod tests {
     fn own_process_is_alive_and_a_reused_number_is_not() {
         let me = ProcessId::current().unwrap();
         assert!(me.is_alive());
-        let other = ProcessId { start: me.start + 1, ..me };
+        let other = ProcessId {
+            start: me.start + 1,
+            ..me
+        };
         assert!(!other.is_alive());
     }
 

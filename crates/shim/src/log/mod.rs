@@ -30,7 +30,10 @@ pub fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let base = name.to_str().and_then(|name| name.strip_prefix("log.")).and_then(|base| base.parse().ok());
+        let base = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("log."))
+            .and_then(|base| base.parse().ok());
         if let Some(base) = base {
             found.push((base, entry.path()));
         }

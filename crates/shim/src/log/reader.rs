@@ -36,7 +36,13 @@ pub struct LogReader {
 impl LogReader {
     /// A reader that begins at `offset`; 0 for everything that is still there.
     pub fn new(dir: impl Into<PathBuf>, offset: u64) -> LogReader {
-        LogReader { dir: dir.into(), offset, open: None, buffer: Vec::new(), skipped: 0 }
+        LogReader {
+            dir: dir.into(),
+            offset,
+            open: None,
+            buffer: Vec::new(),
+            skipped: 0,
+        }
     }
 
     /// Offset after the last record returned.
@@ -79,7 +85,12 @@ impl LogReader {
     }
 
     fn skip_to_next_magic(&mut self) {
-        let step = self.buffer.iter().skip(1).position(|&byte| byte == 0xa5).map_or(self.buffer.len(), |at| at + 1);
+        let step = self
+            .buffer
+            .iter()
+            .skip(1)
+            .position(|&byte| byte == 0xa5)
+            .map_or(self.buffer.len(), |at| at + 1);
         self.buffer.drain(..step);
         self.offset += step as u64;
         self.skipped += step as u64;
@@ -106,7 +117,11 @@ impl LogReader {
     /// Opens the file that holds the offset; after rotation the oldest file there is.
     fn open_at_offset(&mut self) -> io::Result<bool> {
         let files = super::files(&self.dir)?;
-        let holding = files.iter().rev().find(|(base, _)| *base <= self.offset).or_else(|| files.first());
+        let holding = files
+            .iter()
+            .rev()
+            .find(|(base, _)| *base <= self.offset)
+            .or_else(|| files.first());
         let Some((base, path)) = holding else {
             return Ok(false);
         };
@@ -131,7 +146,10 @@ impl LogReader {
             return Ok(false);
         };
         let current = *current;
-        let Some((base, _)) = super::files(&self.dir)?.into_iter().find(|(base, _)| *base > current) else {
+        let Some((base, _)) = super::files(&self.dir)?
+            .into_iter()
+            .find(|(base, _)| *base > current)
+        else {
             return Ok(false);
         };
         // The writer may have appended to the open file before it began the next one.

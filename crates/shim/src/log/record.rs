@@ -57,7 +57,11 @@ pub(super) fn header(stream: Stream, time_ns: u64, payload: &[u8]) -> [u8; HEADE
     out[..2].copy_from_slice(&MAGIC);
     out[2] = stream.to_byte();
     // Payloads are bounded by MAX_PAYLOAD, far below u32::MAX.
-    out[4..8].copy_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out[4..8].copy_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     out[8..16].copy_from_slice(&time_ns.to_le_bytes());
     out[16..20].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
     let crc = crc32fast::hash(&out[..20]);
@@ -100,6 +104,10 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
     let mut time = [0; 8];
     time.copy_from_slice(&head[8..16]);
-    let record = Record { stream, time_ns: u64::from_le_bytes(time), bytes: payload.to_vec() };
+    let record = Record {
+        stream,
+        time_ns: u64::from_le_bytes(time),
+        bytes: payload.to_vec(),
+    };
     Parsed::Whole(record, HEADER + len)
 }

@@ -6,7 +6,11 @@ use super::*;
 use crate::message::LogTarget;
 
 fn target(dir: &Path, max_file_bytes: u64, max_files: u32) -> LogTarget {
-    LogTarget { dir: dir.to_owned(), max_file_bytes, max_files }
+    LogTarget {
+        dir: dir.to_owned(),
+        max_file_bytes,
+        max_files,
+    }
 }
 
 fn drain(reader: &mut LogReader) -> (Vec<u8>, u64) {
@@ -53,7 +57,11 @@ fn the_log_is_bounded_and_an_overtaken_reader_is_told() {
     for _ in 0..100 {
         writer.append(Stream::Stderr, 1, &[b'x'; 100]);
     }
-    let kept: u64 = files(dir.path()).unwrap().iter().map(|(_, path)| fs::metadata(path).unwrap().len()).sum();
+    let kept: u64 = files(dir.path())
+        .unwrap()
+        .iter()
+        .map(|(_, path)| fs::metadata(path).unwrap().len())
+        .sum();
     assert!(kept < 3 * 1200, "{kept}");
     let (bytes, gaps) = drain(&mut reader);
     assert!(gaps > 0);
@@ -78,7 +86,10 @@ fn a_tail_torn_at_any_byte_costs_one_record_and_appending_goes_on() {
         let mut writer = LogWriter::open(target(dir.path(), 100_000, 10)).unwrap();
         writer.append(Stream::Stdout, 1, b" after");
         let (bytes, gap) = drain(&mut reader);
-        assert_eq!((bytes.as_slice(), gap), (b" after".as_slice(), cut as u64 - whole));
+        assert_eq!(
+            (bytes.as_slice(), gap),
+            (b" after".as_slice(), cut as u64 - whole)
+        );
     }
 }
 

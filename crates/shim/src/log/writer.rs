@@ -34,7 +34,13 @@ impl LogWriter {
             start = base + len;
             if len < target.max_file_bytes && super::reader::ends_whole(path)? {
                 let file = OpenOptions::new().append(true).open(path)?;
-                return Ok(LogWriter { target, files, file, len, dropped: 0 });
+                return Ok(LogWriter {
+                    target,
+                    files,
+                    file,
+                    len,
+                    dropped: 0,
+                });
             }
             if len == 0 {
                 files.pop_back();
@@ -42,7 +48,13 @@ impl LogWriter {
         }
         let (path, file) = Self::create(&target, start)?;
         files.push_back((start, path));
-        let mut writer = LogWriter { target, files, file, len: 0, dropped: 0 };
+        let mut writer = LogWriter {
+            target,
+            files,
+            file,
+            len: 0,
+            dropped: 0,
+        };
         writer.forget_old();
         Ok(writer)
     }
@@ -120,7 +132,11 @@ fn write_all(file: &mut File, header: &[u8], piece: &[u8]) -> io::Result<()> {
     let total = header.len() + piece.len();
     let mut done = file.write_vectored(&[IoSlice::new(header), IoSlice::new(piece)])?;
     while done < total {
-        let rest = if done < header.len() { &header[done..] } else { &piece[done - header.len()..] };
+        let rest = if done < header.len() {
+            &header[done..]
+        } else {
+            &piece[done - header.len()..]
+        };
         match file.write(rest)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             n => done += n,

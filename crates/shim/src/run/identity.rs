@@ -30,18 +30,28 @@ pub(crate) fn resolve(root: impl AsFd, user: &str, extra: &[String]) -> Result<I
     resolve_from(&read("/etc/passwd"), &read("/etc/group"), user, extra)
 }
 
-fn resolve_from(passwd: &str, group: &str, user: &str, extra: &[String]) -> Result<Identity, Failure> {
+fn resolve_from(
+    passwd: &str,
+    group: &str,
+    user: &str,
+    extra: &[String],
+) -> Result<Identity, Failure> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (user, None),
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = number(user)?;
-    let account = accounts(passwd).find(|account| account.name == user || Some(account.uid) == number);
+    let account =
+        accounts(passwd).find(|account| account.name == user || Some(account.uid) == number);
     let uid = match (&account, number) {
         (_, Some(number)) => number,
         (Some(account), None) => account.uid,
-        (None, None) => return Err(unknown(format!("unable to find user {user}: no matching entries in passwd file"))),
+        (None, None) => {
+            return Err(unknown(format!(
+                "unable to find user {user}: no matching entries in passwd file"
+            )));
+        }
     };
     let (gid, mut groups) = match wanted_group {
         Some(name) if !name.is_empty() => (find_group(group, name)?, Vec::new()),
@@ -59,8 +69,19 @@ fn resolve_from(passwd: &str, group: &str, user: &str, extra: &[String]) -> Resu
     if groups.len() > MAX_GROUPS {
         return Err(unknown("too many groups".to_owned()));
     }
-    let home = account.map_or("/", |account| if account.home.is_empty() { "/" } else { account.home });
-    Ok(Identity { uid, gid, groups, home: home.to_owned() })
+    let home = account.map_or("/", |account| {
+        if account.home.is_empty() {
+            "/"
+        } else {
+            account.home
+        }
+    });
+    Ok(Identity {
+        uid,
+        gid,
+        groups,
+        home: home.to_owned(),
+    })
 }
 
 struct Account<'a> {
@@ -77,7 +98,12 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1).unwrap_or("");
-        Some(Account { name, uid, gid, home })
+        Some(Account {
+            name,
+            uid,
+            gid,
+            home,
+        })
     })
 }
 
@@ -95,7 +121,10 @@ fn memberships(group: &str, user: &str) -> Vec<u32> {
         return Vec::new();
     }
     let of_user = |members: &str| members.split(',').any(|member| member == user);
-    groups(group).filter(|(_, _, members)| of_user(members)).map(|(_, gid, _)| gid).collect()
+    groups(group)
+        .filter(|(_, _, members)| of_user(members))
+        .map(|(_, gid, _)| gid)
+        .collect()
 }
 
 fn find_group(group: &str, name: &str) -> Result<u32, Failure> {
@@ -105,7 +134,11 @@ fn find_group(group: &str, name: &str) -> Result<u32, Failure> {
     groups(group)
         .find(|(found, _, _)| *found == name)
         .map(|(_, gid, _)| gid)
-        .ok_or_else(|| unknown(format!("unable to find group {name}: no matching entries in group file")))
+        .ok_or_else(|| {
+            unknown(format!(
+                "unable to find group {name}: no matching entries in group file"
+            ))
+        })
 }
 
 /// A number, not a number, or a number no user can have. Ids above i32::MAX would wrap around in places.
@@ -120,14 +153,18 @@ fn number(text: &str) -> Result<Option<u32>, Failure> {
 }
 
 fn unknown(reason: String) -> Failure {
-    Failure { kind: FailureKind::User, reason }
+    Failure {
+        kind: FailureKind::User,
+        reason,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv/www:/bin/false\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv/www:/bin/false\n";
     const GROUP: &str = "root:x:0:\nlogs:x:44:web,other\nweb:x:34:\nbad:x:y:web\n";
 
     fn id(user: &str, extra: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
@@ -142,10 +179,21 @@ mod tests {
         assert_eq!(id("", &[]), Ok((0, 0, vec![], "/root".into())));
         assert_eq!(id("web", &[]), Ok((33, 34, vec![44], "/srv/www".into())));
         assert_eq!(id("33", &[]), Ok((33, 34, vec![44], "/srv/www".into())));
-        assert_eq!(id("web:logs", &["root"]), Ok((33, 44, vec![0], "/srv/www".into())));
+        assert_eq!(
+            id("web:logs", &["root"]),
+            Ok((33, 44, vec![0], "/srv/www".into()))
+        );
         assert_eq!(id("7777:8888", &[]), Ok((7777, 8888, vec![], "/".into())));
-        assert!(id("nobody", &[]).unwrap_err().contains("unable to find user nobody"));
-        assert!(id("web:nogroup", &[]).unwrap_err().contains("unable to find group nogroup"));
+        assert!(
+            id("nobody", &[])
+                .unwrap_err()
+                .contains("unable to find user nobody")
+        );
+        assert!(
+            id("web:nogroup", &[])
+                .unwrap_err()
+                .contains("unable to find group nogroup")
+        );
         assert!(id("4294967296", &[]).unwrap_err().contains("out of range"));
         assert!(id("4294967295", &[]).unwrap_err().contains("out of range"));
     }

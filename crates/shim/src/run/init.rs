@@ -39,7 +39,12 @@ fn serve(child: Pid, all: &SigSet) -> Result<Infallible, io::Error> {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let _ = nix::sys::prctl::set_name(c"plimsoll-init");
     loop {
-        match all.wait()? {
+        let signal = match all.wait() {
+            // A real-time signal, which nix cannot name: nobody asked for it to be forwarded.
+            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        match signal {
             Signal::SIGCHLD => reap(child)?,
             // The terminal stops the foreground group by itself.
             Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGTSTP => {}

@@ -24,14 +24,20 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("{what}: {source}")]
-    Io { what: String, source: std::io::Error },
+    Io {
+        what: String,
+        source: std::io::Error,
+    },
     #[error("usage: plimsoll-shim supervise DIR [--net new|host|PATH] | seccomp")]
     Usage,
 }
 
 impl RunError {
     pub(crate) fn io(what: impl Into<String>, source: impl Into<std::io::Error>) -> RunError {
-        RunError::Io { what: what.into(), source: source.into() }
+        RunError::Io {
+            what: what.into(),
+            source: source.into(),
+        }
     }
 }
 

@@ -42,23 +42,39 @@ fn check(result: libc::c_long) -> io::Result<RawFd> {
     RawFd::try_from(result).map_err(io::Error::other)
 }
 
-#[expect(unsafe_code, reason = "the mount calls since Linux 5.2 have no safe wrapper")]
+#[expect(
+    unsafe_code,
+    reason = "the mount calls since Linux 5.2 have no safe wrapper"
+)]
 fn fd_from(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = check(result)?;
     // SAFETY: the kernel has just handed this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-#[expect(unsafe_code, reason = "the mount calls since Linux 5.2 have no safe wrapper")]
+#[expect(
+    unsafe_code,
+    reason = "the mount calls since Linux 5.2 have no safe wrapper"
+)]
 fn set_option(context: &OwnedFd, key: &CStr, value: &CStr) -> io::Result<()> {
     // SAFETY: both strings end with NUL and live through the call.
     check(unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            FSCONFIG_SET_STRING,
+            key.as_ptr(),
+            value.as_ptr(),
+            0,
+        )
     })
     .map(drop)
 }
 
-#[expect(unsafe_code, reason = "the mount calls since Linux 5.2 have no safe wrapper")]
+#[expect(
+    unsafe_code,
+    reason = "the mount calls since Linux 5.2 have no safe wrapper"
+)]
 fn move_to(tree: &OwnedFd, target: &CStr) -> io::Result<()> {
     // SAFETY: both strings end with NUL and live through the call.
     check(unsafe {
@@ -78,20 +94,36 @@ fn move_to(tree: &OwnedFd, target: &CStr) -> io::Result<()> {
 pub(crate) fn mount_root(rootfs: &Rootfs, target: &Path) -> io::Result<()> {
     match rootfs {
         Rootfs::Plain { path } => {
-            mount(Some(path), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            mount(
+                Some(path),
+                target,
+                None::<&str>,
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                None::<&str>,
+            )?;
             Ok(())
         }
         Rootfs::Overlay { lower, upper, work } => match mount_overlay(lower, upper, work, target) {
             // Before Linux 6.8 there is no `lowerdir+`.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => mount_overlay_old(lower, upper, work, target),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                mount_overlay_old(lower, upper, work, target)
+            }
             other => other,
         },
     }
 }
 
 /// One option per layer: no limit of one page for all of them, and no character needs escaping.
-#[expect(unsafe_code, reason = "the mount calls since Linux 5.2 have no safe wrapper")]
-fn mount_overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+#[expect(
+    unsafe_code,
+    reason = "the mount calls since Linux 5.2 have no safe wrapper"
+)]
+fn mount_overlay(
+    lower: &[std::path::PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> io::Result<()> {
     // SAFETY: the string ends with NUL and lives through the call.
     let context = fd_from(unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), 1) })?;
     set_option(&context, c"source", c"plimsoll")?;
@@ -102,13 +134,27 @@ fn mount_overlay(lower: &[std::path::PathBuf], upper: &Path, work: &Path, target
     set_option(&context, c"workdir", &path(work)?)?;
     let none: *const libc::c_char = std::ptr::null();
     // SAFETY: this command takes no strings.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            FSCONFIG_CMD_CREATE,
+            none,
+            none,
+            0,
+        )
+    })?;
     // SAFETY: no pointers are passed.
     let tree = fd_from(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
     move_to(&tree, &path(target)?)
 }
 
-fn mount_overlay_old(lower: &[std::path::PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn mount_overlay_old(
+    lower: &[std::path::PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> io::Result<()> {
     let mut data = b"lowerdir=".to_vec();
     let escaped = |path: &Path, data: &mut Vec<u8>| {
         for &byte in path.as_os_str().as_bytes() {
@@ -128,31 +174,60 @@ fn mount_overlay_old(lower: &[std::path::PathBuf], upper: &Path, work: &Path, ta
     escaped(upper, &mut data);
     data.extend_from_slice(b",workdir=");
     escaped(work, &mut data);
-    mount(Some("plimsoll"), target, Some("overlay"), MsFlags::empty(), Some(data.as_slice()))?;
+    mount(
+        Some("plimsoll"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(data.as_slice()),
+    )?;
     Ok(())
 }
 
 /// Builds what the task will see as `/sys/fs/cgroup`: only its own cgroups, read-only. Attached nowhere yet.
-#[expect(unsafe_code, reason = "the mount calls since Linux 5.2 have no safe wrapper")]
+#[expect(
+    unsafe_code,
+    reason = "the mount calls since Linux 5.2 have no safe wrapper"
+)]
 pub(crate) fn cgroup_view(view: &[CgroupView], scratch: &Path) -> io::Result<OwnedFd> {
     fs::create_dir_all(scratch)?;
     match view {
         [whole] if whole.name.is_empty() => {
-            mount(Some(&whole.source), scratch, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            mount(
+                Some(&whole.source),
+                scratch,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
         }
         parts => {
-            mount(Some("cgroup"), scratch, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=64k"))?;
+            mount(
+                Some("cgroup"),
+                scratch,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=755,size=64k"),
+            )?;
             for part in parts {
                 let place = scratch.join(&part.name);
                 fs::create_dir(&place)?;
-                mount(Some(&part.source), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+                mount(
+                    Some(&part.source),
+                    &place,
+                    None::<&str>,
+                    MsFlags::MS_BIND,
+                    None::<&str>,
+                )?;
             }
         }
     }
     let scratch = path(scratch)?;
     let flags = OPEN_TREE_CLONE | AT_RECURSIVE | libc::O_CLOEXEC.cast_unsigned();
     // SAFETY: the string ends with NUL and lives through the call.
-    let tree = fd_from(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, scratch.as_ptr(), flags) })?;
+    let tree = fd_from(unsafe {
+        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, scratch.as_ptr(), flags)
+    })?;
     let attr = MountAttr {
         set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
         clear: 0,
@@ -191,6 +266,12 @@ pub(crate) fn hide_cgroups() -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    mount(Some("none"), CGROUP_ROOT, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=4k"))?;
+    mount(
+        Some("none"),
+        CGROUP_ROOT,
+        Some("tmpfs"),
+        MsFlags::MS_RDONLY,
+        Some("size=4k"),
+    )?;
     Ok(())
 }

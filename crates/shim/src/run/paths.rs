@@ -11,7 +11,11 @@ use nix::sys::stat::{Mode, mkdirat};
 
 /// Opens the root itself.
 pub(crate) fn open_root(root: &Path) -> io::Result<OwnedFd> {
-    Ok(nix::fcntl::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+    Ok(nix::fcntl::open(
+        root,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Opens a path inside the root; every link is resolved as if the root were `/`.
@@ -20,7 +24,11 @@ pub(crate) fn open_in(root: impl AsFd, path: &Path, flags: OFlag) -> io::Result<
         .flags(flags | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let relative = path.strip_prefix("/").unwrap_or(path);
-    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    };
     Ok(openat2(root.as_fd(), relative, how)?)
 }
 
@@ -29,7 +37,10 @@ pub(crate) fn read_in(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Ve
     let file = File::from(open_in(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
     let kind = file.metadata()?.file_type();
     if !kind.is_file() || kind.is_fifo() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
     }
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
@@ -44,7 +55,10 @@ pub(crate) fn make_dir_in(root: impl AsFd, path: &Path) -> io::Result<()> {
             Component::Normal(name) => name,
             Component::RootDir | Component::CurDir => continue,
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path with ..")); 
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a path with ..",
+                ));
             }
         };
         let parent = open_in(&root, &so_far, OFlag::O_PATH | OFlag::O_DIRECTORY)?;

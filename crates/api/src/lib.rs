@@ -1,1 +1,7 @@
-//! api.
+//! HTTP personalities: what the world outside says to `control`.
+//!
+//! Start at [`docker`] for the Docker Engine API of a pool.
+//!
+//! What always holds: a personality only translates; policy is enforced once, in `control` and `plan`.
+
+pub mod docker;

@@ -7,7 +7,7 @@ use etcd_client::{TxnOpResponse, TxnResponse};
 use super::Shared;
 use super::client::CallError;
 use super::keys::Mark;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, ask_holder, plan};
 use crate::prepare::Prepared;
 use crate::{CommitError, Expect, Revision, Snapshot};
 
@@ -139,20 +139,27 @@ impl Attempt<'_> {
         let CommitError::NameTaken { name, .. } = &error else {
             return Ok(Some(self.settle(error).await));
         };
-        let key = self.shared.keys.name(name);
-        let own = |text: &str| self.tx.ops.iter().any(|op| op.key_text == text);
-        match self.shared.client.get(key, None).await {
-            Ok(found) => match found.kvs().first().and_then(|kv| kv.value_str().ok()) {
-                Some(holder) if !own(holder) || snapshot.holder(name).is_none() => {
-                    Ok(Some(self.settle(error).await))
-                }
-                // Held by an object of this transaction that keeps it.
-                Some(_) => Ok(Some(self.settle(error).await)),
-                None if snapshot.holder(name).is_none() => Ok(Some(self.settle(error).await)),
-                None => self.newer_than(snapshot).await.map(|()| None),
-            },
-            Err(failed) => Ok(self.after_failure(failed, true).await),
+        let ask = ask_holder(self.tx, &self.shared.keys, name);
+        let answer = match self.shared.client.txn(ask).await {
+            Ok(answer) => answer,
+            Err(failed) => return Ok(self.after_failure(failed, true).await),
+        };
+        if !answer.succeeded() {
+            return match self.read(&answer) {
+                Sent::Conflict(error) => Ok(Some(self.settle(error).await)),
+                Sent::Stale | Sent::Done(_) | Sent::Unchanged => Ok(None),
+            };
         }
+        let found = answer.op_responses().into_iter().find_map(|op| match op {
+            TxnOpResponse::Get(get) => Some(get.kvs().first()?.value_str().ok()?.to_owned()),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+        });
+        let known = snapshot.holder(name).map(ToString::to_string);
+        // Unknown to the snapshot: the transaction itself gives the name twice.
+        if known.is_none() || known == found {
+            return Ok(Some(self.settle(error).await));
+        }
+        self.newer_than(snapshot).await.map(|()| None)
     }
 
     /// After a failed call: the outcome, if it can be told, or `None` to try again.

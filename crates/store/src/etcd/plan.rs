@@ -160,18 +160,34 @@ impl Build<'_> {
             let breaks = |check: &Check| matches!(check, Check::Absent | Check::ChangedAt(_));
             op.put.is_some() && self.checks.iter().any(|(key, it)| *key == at && breaks(it))
         });
-        let expected = self.tx.expect.iter().map(|(key, _)| {
-            let options = GetOptions::new().with_keys_only();
-            TxnOp::get(self.keys.object(&key.to_string()), Some(options))
-        });
-        let otherwise: Vec<TxnOp> = expected.collect();
         let compares: Vec<Compare> = self.checks.into_iter().map(compare).collect();
         let txn = Txn::new()
             .when(compares)
             .and_then(self.ops)
-            .or_else(otherwise);
+            .or_else(read_expected(self.tx, self.keys));
         Plan::Send(Sending { txn, once })
     }
+}
+
+/// Asks who has `name`, if the expectations hold: what is refused for two reasons is refused for the first.
+pub(super) fn ask_holder(tx: &Prepared, keys: &Keys, name: &NameKey) -> Txn {
+    let compares = tx
+        .expect
+        .iter()
+        .map(|(key, expect)| compare((keys.object(&key.to_string()), check_of(*expect))));
+    Txn::new()
+        .when(compares.collect::<Vec<_>>())
+        .and_then([TxnOp::get(keys.name(name), None)])
+        .or_else(read_expected(tx, keys))
+}
+
+/// Reads when each expected key was last changed, in order, to tell which expectation does not hold.
+fn read_expected(tx: &Prepared, keys: &Keys) -> Vec<TxnOp> {
+    let read = |key: &Key| {
+        let options = GetOptions::new().with_keys_only();
+        TxnOp::get(keys.object(&key.to_string()), Some(options))
+    };
+    tx.expect.iter().map(|(key, _)| read(key)).collect()
 }
 
 fn has_name(key: &Key) -> bool {

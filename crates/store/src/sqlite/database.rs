@@ -170,7 +170,7 @@ fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn check_pages(connection: &Connection, path: &Path) -> Result<(), Failed> {
-    let found: String = connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0))?;
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
         return Err(Failed::Other(OpenError::Damaged {
             path: path.to_owned(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use tempfile::TempDir;
-use xtask::{images, process, repo::Repo};
+use xtask::{images, process, repo::Repo, setup};
 
 use crate::run::Run;
 use crate::{Response, http};
@@ -28,6 +28,7 @@ pub struct Pool {
     /// Its name.
     pub name: String,
     socket: PathBuf,
+    client: PathBuf,
     config: TempDir,
 }
 
@@ -156,6 +157,7 @@ impl Cluster {
         Pool {
             name,
             socket,
+            client: client(),
             config: tempfile::tempdir().unwrap(),
         }
     }
@@ -264,7 +266,7 @@ impl Pool {
     /// The unmodified docker client, talking to this pool.
     #[must_use]
     pub fn docker(&self, arguments: &[&str]) -> Run {
-        let mut command = Command::new("docker");
+        let mut command = Command::new(&self.client);
         command.env("DOCKER_HOST", format!("unix://{}", self.socket.display()));
         command.env("DOCKER_CONFIG", self.config.path());
         command.env_remove("DOCKER_CONTEXT").args(arguments);
@@ -338,6 +340,18 @@ pub fn archive(image: &str) -> PathBuf {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_at_a_time = LOCK.lock();
     images::build(&Repo::discover().unwrap(), image).unwrap()
+}
+
+/// The docker client, found or unpacked once.
+#[expect(
+    clippy::unwrap_used,
+    reason = "test support: without docker the test fails"
+)]
+fn client() -> PathBuf {
+    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
+    CLIENT
+        .get_or_init(|| setup::docker_client(&Repo::discover().unwrap()).unwrap())
+        .clone()
 }
 
 /// The program to test: named by `PLIMSOLL`, else the one beside the tests, built if it is not there.

@@ -1,13 +1,18 @@
 //! The Debian packages Plimsoll needs, each with its reason, and their installation.
 //!
-//! This is the only list: README and `make setup` are checked against it or call it.
+//! The docker client is taken out of its package into the target folder: installing the package would bring a daemon
+//! that starts by itself.
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::images::Debian;
 use crate::process;
+use crate::repo::Repo;
 
 /// What packages are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -141,9 +146,6 @@ pub const PACKAGES: &[Package] = &[
     ),
 ];
 
-/// Where Debian's docker client and daemon are taken from.
-const DOCKER: &str = "docker.io";
-
 /// Installs what is missing for a purpose, or prints the list.
 ///
 /// # Errors
@@ -153,7 +155,6 @@ pub fn run(purpose: Purpose, list: bool) -> Result<()> {
         for package in wanted(purpose) {
             println!("{:16} {}", package.name, package.reason);
         }
-        println!("{DOCKER:16} the unmodified docker client (and, for benchmarks, dockerd)");
         return Ok(());
     }
     install(purpose)
@@ -182,15 +183,10 @@ fn there(package: &Package) -> bool {
 /// # Errors
 /// When `apt-get` fails or is missing.
 pub fn install(purpose: Purpose) -> Result<()> {
-    let mut missing: Vec<&str> = wanted(purpose)
+    let missing: Vec<&str> = wanted(purpose)
         .filter(|package| !there(package))
         .map(|package| package.name)
         .collect();
-    let docker = purpose != Purpose::Build && !process::found("docker");
-    let dockerd = matches!(purpose, Purpose::Bench | Purpose::All) && !process::found("dockerd");
-    if docker || dockerd {
-        missing.push(DOCKER);
-    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -223,6 +219,31 @@ fn apt(packages: &[&str]) -> Result<()> {
     // The lists may be missing or old.
     process::read(Command::new("apt-get").args(["update", "-q"]))?;
     process::read(&mut install()).map(drop)
+}
+
+/// The docker client: the machine's own, else Debian's, unpacked into the target folder.
+///
+/// # Errors
+/// When there is none and the package cannot be had.
+pub fn docker_client(repo: &Repo) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    if process::found("docker") {
+        return Ok("docker".into());
+    }
+    let folder = repo.target().join("tools");
+    let client = folder.join("docker");
+    if client.is_file() {
+        return Ok(client);
+    }
+    println!("unpacking Debian's docker client into {}", folder.display());
+    let program = Debian::in_target(repo).program("docker.io", "usr/bin/docker")?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let partial = folder.join(format!("docker.{}.partial", std::process::id()));
+    std::fs::write(&partial, program)
+        .and_then(|()| std::fs::set_permissions(&partial, PermissionsExt::from_mode(0o755)))
+        .and_then(|()| std::fs::rename(&partial, &client))
+        .with_context(|| format!("write {}", client.display()))?;
+    Ok(client)
 }
 
 /// Keeps Debian from starting the services of the packages (dockerd, etcd, the registry): the tests start their own.

@@ -10,15 +10,34 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::Tree;
 use crate::process;
+use crate::repo::Repo;
 
 /// Package management in a scratch folder.
-pub(super) struct Debian {
+pub(crate) struct Debian {
     folder: PathBuf,
 }
 
 impl Debian {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    /// The scratch folder all of the project's tools share.
+    pub(crate) fn in_target(repo: &Repo) -> Self {
+        Self {
+            folder: repo.target().join("images/debian"),
+        }
+    }
+
+    /// One file of one package, without the packages it depends on.
+    pub(crate) fn program(&self, package: &str, path: &str) -> Result<Vec<u8>> {
+        let mut tree = Tree::new();
+        for file in self.download(&[package])? {
+            let name = file
+                .file_name()
+                .and_then(|n| n.to_str())
+                .unwrap_or_default();
+            if name.starts_with(&format!("{package}_")) {
+                self.unpack(&file, &mut tree)?;
+            }
+        }
+        tree.bytes(path).map(<[u8]>::to_vec)
     }
 
     /// The files of `packages` and everything they depend on, as one tree; packages named in `without` and what only

@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::repo::Repo;
+pub(crate) use debian::Debian;
 pub use recipes::NAMES;
 
 /// Which images to build.
@@ -72,7 +73,7 @@ pub fn build(repo: &Repo, name: &str) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    let debian = debian::Debian::new(cache.join("debian"));
+    let debian = Debian::in_target(repo);
     let image = recipes::image(&debian, name).with_context(|| format!("build image {name}"))?;
     let partial = cache.join(format!("{name}.{}.partial", std::process::id()));
     archive::write(&image, &partial).with_context(|| format!("write {}", partial.display()))?;

@@ -26,6 +26,14 @@ impl Caller {
         }
     }
 
+    /// The installation's own controllers.
+    pub(crate) fn installation() -> Self {
+        Self {
+            name: "plimsoll".into(),
+            ..Self::local_admin()
+        }
+    }
+
     /// Whoever can open a pool's Unix socket: a developer of that pool and no other.
     #[must_use]
     pub fn pool_socket(pool: &Pool) -> Self {

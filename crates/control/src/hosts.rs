@@ -290,10 +290,7 @@ impl Control {
 
     /// The grant of the installation's own controllers.
     pub(crate) fn own_grant(&self, action: Action) -> Result<Grant> {
-        let own = Caller {
-            name: "plimsoll".into(),
-            ..Caller::local_admin()
-        };
+        let own = Caller::installation();
         authorise(&self.snapshot(), &own, action, Scope::Installation)
     }
 }

@@ -33,7 +33,7 @@ mod wait;
 pub mod workloads;
 
 pub use caller::{Action, Caller};
-pub use core::{Control, ControlConfig};
+pub use core::{Control, ControlConfig, now};
 pub use error::{Error, ErrorKind, Result};
 pub use kept::Kept;
 pub use links::LinkStream;

@@ -168,8 +168,6 @@ pub struct LinkSession {
     /// Which host.
     pub host: HostId,
     serial: u64,
-    /// What to send to it.
-    pub outgoing: mpsc::Receiver<ToHost>,
     /// Cancelled when this session must end: a newer one came, or the host was removed.
     pub ended: CancellationToken,
     reports: Reports,
@@ -202,7 +200,7 @@ impl Drop for LinkSession {
 }
 
 impl Control {
-    /// Opens a host's session: everything it must run is the first thing in `outgoing`.
+    /// Opens a host's session; also gives what is to be sent to it, beginning with everything it must run.
     ///
     /// # Errors
     /// When the host is not known any more or speaks a newer protocol.
@@ -211,7 +209,7 @@ impl Control {
         host: &HostId,
         certificate_der: &[u8],
         hello: Hello,
-    ) -> Result<LinkSession> {
+    ) -> Result<(LinkSession, mpsc::Receiver<ToHost>)> {
         if hello.protocol > PROTOCOL_VERSION {
             return Err(Error::invalid(format!(
                 "the host speaks protocol {}, this server up to {PROTOCOL_VERSION}: update the server first",
@@ -249,7 +247,6 @@ impl Control {
             control: self.clone(),
             host: host.clone(),
             serial,
-            outgoing,
             ended: ended.clone(),
             reports: Reports::start(self.clone(), host.clone(), ended),
         };
@@ -260,7 +257,7 @@ impl Control {
         self.send_whole_document(host);
         self.inner.waiters.wake_all();
         tracing::info!(%host, generation = hello.generation, "host connected");
-        Ok(session)
+        Ok((session, outgoing))
     }
 
     async fn host_left(&self, host: &HostId) {

@@ -19,6 +19,7 @@ use super::ledger::{self, Ledger, Record};
 use super::link::{self, Veth};
 use super::namespace::Namespace;
 use super::netlink::Socket;
+use super::reaper::Reaper;
 use super::rules::{self, Rules};
 use super::{NetworkConfig, NetworkError, Subnet, ports, subnet};
 
@@ -40,6 +41,10 @@ struct Shared {
     gate: Arc<RwLock<()>>,
     /// One workload is always in the same lane: its changes come one after the other.
     lanes: Vec<Arc<tokio::sync::Mutex<()>>>,
+    reaper: Reaper,
+    /// Open for ever: closing such a socket waits until the kernel has let go of every element removed before, for
+    /// some ten milliseconds.
+    netfilter: Mutex<Socket>,
 }
 
 impl BridgeNetwork {
@@ -51,13 +56,17 @@ impl BridgeNetwork {
         let subnet = choose_subnet(&config)?;
         let quarantine = Duration::from_secs(config.quarantine_seconds);
         let mut ledger = Ledger::open(&config.state_dir, subnet, quarantine)?;
-        reserve_unknown(&config, subnet, &mut ledger)?;
+        sort_out_links(&config, subnet, &mut ledger)?;
+        let netfilter =
+            Socket::netfilter(0).map_err(NetworkError::netlink("open a netfilter socket"))?;
         let shared = Shared {
             config,
             subnet,
             ledger: Mutex::new(ledger),
             gate: Arc::default(),
             lanes: (0..LANES).map(|_| Arc::default()).collect(),
+            reaper: Reaper::start().map_err(NetworkError::NamespaceThread)?,
+            netfilter: Mutex::new(netfilter),
         };
         shared.undo_incomplete()?;
         shared.reassert(true)?;
@@ -191,33 +200,32 @@ fn open_route() -> Result<Socket, NetworkError> {
     Socket::route().map_err(NetworkError::netlink("open a routing socket"))
 }
 
-fn open_netfilter() -> Result<Socket, NetworkError> {
-    Socket::netfilter(0).map_err(NetworkError::netlink("open a netfilter socket"))
-}
-
-/// Links of ours that no record names may still be in use (a record may have been lost): their addresses, which are in
-/// their names, are not given out.
-fn reserve_unknown(
+/// Links of ours that no record names: those whose address is noted as released were to be removed when the agent
+/// died. The others may be in use (a record may have been lost): they stay, and their addresses, which are in their
+/// names, are not given out.
+fn sort_out_links(
     config: &NetworkConfig,
     subnet: Subnet,
     ledger: &mut Ledger,
 ) -> Result<(), NetworkError> {
-    let links = link::list(&mut open_route()?).map_err(NetworkError::netlink("list links"))?;
+    let mut host = open_route()?;
+    let links = link::list(&mut host).map_err(NetworkError::netlink("list links"))?;
+    let mut doomed: Vec<String> = Vec::new();
     for link in links {
         let digits = link.name.strip_prefix(&config.link_prefix);
         let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         let Some(address) = number.map(Ipv4Addr::from).filter(|a| subnet.contains(*a)) else {
             continue;
         };
-        if !ledger
-            .records()
-            .any(|record| record.address == Some(address))
-        {
+        let known = |record: &Record| record.address == Some(address);
+        if ledger.is_released(address) {
+            doomed.push(link.name);
+        } else if !ledger.records().any(known) {
             tracing::warn!(link = link.name, "link without a record left alone");
             ledger.reserve(address);
         }
     }
-    Ok(())
+    link::delete_all(&mut host, &doomed).map_err(NetworkError::netlink("remove old links"))
 }
 
 fn read_or_empty(path: &Path) -> String {
@@ -239,6 +247,13 @@ impl Shared {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // A panic elsewhere leaves the ledger whole: each change of it is one call.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn netfilter(&self) -> MutexGuard<'_, Socket> {
+        // Answers are matched by number, so what a panic left unread does no harm.
+        self.netfilter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rules(&self) -> Rules<'_> {
@@ -420,7 +435,7 @@ impl Shared {
     fn add_elements(&self, record: &Record) -> Result<(), NetworkError> {
         let elements = self.elements(record);
         let table = &self.config.table;
-        let added = elements::add(&mut open_netfilter()?, table, &elements);
+        let added = elements::add(&mut self.netfilter(), table, &elements);
         if added.is_ok() {
             return Ok(());
         }
@@ -481,19 +496,21 @@ impl Shared {
             return Ok(());
         };
         self.ledger().set_complete(id, false)?;
-        self.unplug(&record)?;
-        self.ledger().forget(id)
+        self.remove_elements(&record)?;
+        self.ledger().forget(id)?;
+        match record.address {
+            Some(address) => self
+                .reaper
+                .remove(self.link_name(address))
+                .map_err(NetworkError::netlink("remove a link")),
+            None => Ok(()),
+        }
     }
 
-    fn unplug(&self, record: &Record) -> Result<(), NetworkError> {
-        let Some(address) = record.address else {
-            return Ok(());
-        };
+    fn remove_elements(&self, record: &Record) -> Result<(), NetworkError> {
         let elements = self.elements(record);
-        elements::remove(&mut open_netfilter()?, &self.config.table, &elements)
-            .map_err(NetworkError::netlink("take elements out of the rules"))?;
-        link::delete(&mut open_route()?, &self.link_name(address))
-            .map_err(NetworkError::netlink("remove a link"))
+        elements::remove(&mut self.netfilter(), &self.config.table, &elements)
+            .map_err(NetworkError::netlink("take elements out of the rules"))
     }
 
     fn undo_incomplete(&self) -> Result<(), NetworkError> {
@@ -566,7 +583,7 @@ impl Shared {
     }
 
     fn rules_are_there(&self) -> Result<bool, NetworkError> {
-        elements::tables_exist(&mut open_netfilter()?, &self.config.table)
+        elements::tables_exist(&mut self.netfilter(), &self.config.table)
             .map_err(NetworkError::netlink("look for our tables"))
     }
 }

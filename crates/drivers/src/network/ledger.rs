@@ -190,6 +190,11 @@ impl Ledger {
         self.used.insert(address);
     }
 
+    /// Whether an address was given back and not given out again since.
+    pub(super) fn is_released(&self, address: Ipv4Addr) -> bool {
+        self.released.contains_key(&address) && !self.used.contains(&address)
+    }
+
     /// The record of a workload.
     pub(super) fn get(&self, id: &WorkloadId) -> Option<&Record> {
         self.records.get(id)
@@ -267,8 +272,12 @@ impl Ledger {
     /// Forgets a workload whose kernel state is gone; its address rests for a while.
     pub(super) fn forget(&mut self, id: &WorkloadId) -> Result<(), NetworkError> {
         if let Some(address) = self.records.get(id).and_then(|record| record.address) {
-            replace(&self.released_path(address), b"")?;
-            self.released.insert(address, SystemTime::now());
+            let now = SystemTime::now();
+            let path = self.released_path(address);
+            fs::File::create(&path)
+                .and_then(|file| file.set_modified(now))
+                .map_err(NetworkError::file("write", &path))?;
+            self.released.insert(address, now);
             self.used.remove(&address);
         }
         remove(&self.path(id))?;

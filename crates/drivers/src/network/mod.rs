@@ -26,6 +26,7 @@ mod link;
 mod namespace;
 mod netlink;
 mod ports;
+mod reaper;
 mod rules;
 mod subnet;
 #[cfg(test)]

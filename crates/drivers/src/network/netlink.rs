@@ -184,6 +184,9 @@ impl Socket {
     pub(super) fn send_all(&mut self, messages: &mut [Message]) -> io::Result<Vec<io::Result<()>>> {
         let first = self.sequence;
         let count = messages.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         let mut bytes = Vec::new();
         for message in messages {
             bytes.extend_from_slice(message.seal(self.sequence, true));

@@ -68,7 +68,8 @@ pub struct TaskPlan {
     /// Restarts by policy within this run before this attempt; the first attempt is 0.
     pub attempt: u32,
     /// Folders of the image's layers, top first. The root file system is these below the task's own writable folder,
-    /// which is kept between attempts and runs until [`TaskRuntime::remove`].
+    /// which is kept between attempts and runs until [`TaskRuntime::remove`]. Empty in [`TaskRuntime::prepare`], which
+    /// goes on while the image is fetched.
     pub layers: Vec<PathBuf>,
     /// What the network driver made of it; `None` before it was attached.
     pub network: Option<NetworkAttachment>,
@@ -277,6 +278,17 @@ pub trait ImageStore: Send + Sync + 'static {
     /// stays.
     async fn drop_image(&self, id: &ImageId, in_use: &BTreeSet<ImageId>)
     -> Result<(), DriverError>;
+}
+
+/// The drivers of one host.
+#[derive(Clone)]
+pub struct Drivers {
+    /// Tasks.
+    pub runtime: Arc<dyn TaskRuntime>,
+    /// Images.
+    pub images: Arc<dyn ImageStore>,
+    /// Network.
+    pub network: Arc<dyn NetworkDriver>,
 }
 
 /// Folders of an image's layers; the image stays while this lives.

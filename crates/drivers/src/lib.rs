@@ -1,4 +1,3 @@
 //! drivers.
 
 pub mod images;
-pub mod network;

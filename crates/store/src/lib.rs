@@ -19,7 +19,6 @@
 
 mod api;
 mod error;
-mod etcd;
 mod feed;
 mod memory;
 mod metrics;
@@ -33,7 +32,6 @@ mod types;
 
 pub use api::Store;
 pub use error::{CommitError, OpenError, WatchError};
-pub use etcd::{EtcdOptions, EtcdTls, open_etcd};
 pub use feed::{HistoryLimits, Watch};
 pub use memory::{open_memory, open_memory_with};
 pub use metrics::{Histogram, Metrics};

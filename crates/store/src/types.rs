@@ -94,8 +94,7 @@ impl NameKey {
             Object::Image(_)
             | Object::AccessToken(_)
             | Object::JoinToken(_)
-            | Object::Setting(_)
-            | Object::DroppedImage(_) => return None,
+            | Object::Setting(_) => return None,
         };
         Some(Self {
             kind: object.key().kind(),

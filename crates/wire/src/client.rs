@@ -1,1 +1,3 @@
 //! HTTP clients over Unix sockets, TCP and TLS.
+
+pub mod http2;

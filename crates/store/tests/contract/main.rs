@@ -4,10 +4,4 @@
 #[macro_use]
 mod backend;
 mod basics;
-#[path = "../common/etcd.rs"]
-mod etcd;
-#[path = "../common/objects.rs"]
 mod objects;
-mod races;
-mod random;
-mod watching;

@@ -1,0 +1,91 @@
+//! Taking a new document: whole ones and differences, older ones refused.
+
+use model::HostDesired;
+use wire::link::DesiredUpdate;
+
+/// Why a document is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// It is older than the one at hand.
+    #[error("document of generation {offered} is older than generation {current} at hand")]
+    Older {
+        /// Its number.
+        offered: u64,
+        /// The number at hand.
+        current: u64,
+    },
+    /// Two documents have one number.
+    #[error("generation {0} came again with other content")]
+    Differs(u64),
+    /// It is a difference to a document that is not at hand.
+    #[error("difference to generation {base}, but generation {current} is at hand")]
+    WrongBase {
+        /// What it builds on.
+        base: u64,
+        /// The number at hand.
+        current: u64,
+    },
+    /// Zero stands for no document.
+    #[error("a document cannot have generation 0")]
+    Zero,
+}
+
+/// Whether a document changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is the new document.
+    New,
+    /// It was there already.
+    Already,
+}
+
+/// Takes an update into a document.
+///
+/// # Errors
+/// When it must not be taken; the document is then unchanged.
+pub fn take(document: &mut HostDesired, update: &DesiredUpdate) -> Result<Taken, DocumentError> {
+    let current = document.generation;
+    let offered = update.generation;
+    if offered == 0 {
+        return Err(DocumentError::Zero);
+    }
+    if offered < current {
+        return Err(DocumentError::Older { offered, current });
+    }
+    if offered == current {
+        return if agrees(document, update) {
+            Ok(Taken::Already)
+        } else {
+            Err(DocumentError::Differs(offered))
+        };
+    }
+    match update.base {
+        None => document.workloads.clone_from(&update.upsert),
+        Some(base) if base == current => {
+            for id in &update.remove {
+                document.workloads.remove(id);
+            }
+            for (id, workload) in &update.upsert {
+                document.workloads.insert(id.clone(), workload.clone());
+            }
+        }
+        Some(base) => return Err(DocumentError::WrongBase { base, current }),
+    }
+    document.drop_images.clone_from(&update.drop_images);
+    document.generation = offered;
+    Ok(Taken::New)
+}
+
+/// Whether a document that is at hand is what the update leads to, as far as the update tells.
+fn agrees(document: &HostDesired, update: &DesiredUpdate) -> bool {
+    let upserts = update
+        .upsert
+        .iter()
+        .all(|(id, workload)| document.workloads.get(id) == Some(workload));
+    let removes = update
+        .remove
+        .iter()
+        .all(|id| update.upsert.contains_key(id) || !document.workloads.contains_key(id));
+    let whole = update.base.is_some() || document.workloads.len() == update.upsert.len();
+    upserts && removes && whole && document.drop_images == update.drop_images
+}

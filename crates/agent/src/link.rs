@@ -1,0 +1,179 @@
+//! The host's side of the link: dials every server it knows and keeps a session with each.
+//!
+//! What it is not: it keeps no state of workloads; what is to be said waits in the outbox of the owner.
+//!
+//! What always holds: a link that is silent is cut and dialled again with a back-off; nothing here blocks the owner.
+
+mod blobs;
+mod session;
+mod stream;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use model::HostFacts;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use wire::client::http2;
+use wire::link::ProtocolError;
+
+use crate::core::{Event, chain};
+use crate::identity::{Credentials, IdentityError};
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::streams::StreamContext;
+
+pub(crate) use blobs::LinkBlobs;
+
+/// First wait before dialling again.
+const REDIAL_FIRST: Duration = Duration::from_millis(100);
+/// Longest wait before dialling again: short, because a thousand hosts make few dials a second with it.
+const REDIAL_LONGEST: Duration = Duration::from_secs(10);
+/// A session that lasted so long was good: dial again at once.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+/// Streams a server may have open on one link; as many as HTTP/2 peers commonly allow.
+const STREAMS: usize = 1024;
+/// Longest text taken from a refusal.
+const REFUSAL_MAX: usize = 2000;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("cannot use the host's identity")]
+    Identity(#[from] IdentityError),
+    #[error("cannot connect")]
+    Connect(#[from] http2::ConnectError),
+    #[error("the exchange broke")]
+    Exchange(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the server refused ({status}): {message}")]
+    Refused { status: u16, message: String },
+    #[error("the server broke the protocol")]
+    Protocol(#[from] ProtocolError),
+    #[error("the server speaks protocol {0}, which this agent does not")]
+    Version(u32),
+    #[error("the server takes this host for {0}")]
+    Mistaken(String),
+    #[error("the server was silent for {0} s")]
+    Silent(u64),
+    #[error("the server ended the session")]
+    Ended,
+    #[error("beginning anew, because the server built on a document that is not at hand")]
+    Resync,
+    #[error("beginning anew with a renewed certificate")]
+    Renewed,
+    #[error("the agent ends")]
+    Shutdown,
+}
+
+/// The connections that are open now, for requests outside sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    open: Mutex<Vec<(String, http2::Sender)>>,
+}
+
+impl Links {
+    fn with<T>(&self, change: impl FnOnce(&mut Vec<(String, http2::Sender)>) -> T) -> T {
+        change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, server: &str, sender: http2::Sender) {
+        self.with(|open| {
+            open.retain(|(known, _)| known != server);
+            open.push((server.to_owned(), sender));
+        });
+    }
+
+    fn remove(&self, server: &str) {
+        self.with(|open| open.retain(|(known, _)| known != server));
+    }
+
+    /// One of them.
+    pub(crate) fn any(&self) -> Option<(String, http2::Sender)> {
+        self.with(|open| open.first().cloned())
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<(String, http2::Sender)> {
+        self.with(|open| open.clone())
+    }
+}
+
+/// What the link to one server needs.
+pub(crate) struct Link {
+    pub(crate) index: usize,
+    pub(crate) server: String,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) facts: HostFacts,
+    pub(crate) generation: watch::Receiver<u64>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) streams: StreamContext,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) slots: Arc<Semaphore>,
+}
+
+impl Link {
+    pub(crate) fn stream_slots() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(STREAMS))
+    }
+
+    /// Keeps a session with the server until the agent ends.
+    pub(crate) async fn run(self) {
+        let mut failures: u32 = 0;
+        loop {
+            let began = tokio::time::Instant::now();
+            let Err(error) = self.session().await;
+            self.outbox.close();
+            self.links.remove(&self.server);
+            let wait = match &error {
+                LinkError::Shutdown => return,
+                LinkError::Resync | LinkError::Renewed => {
+                    info!(server = %self.server, "{error}");
+                    failures = 0;
+                    Duration::ZERO
+                }
+                _ => {
+                    self.metrics.session_failures.add(1);
+                    if began.elapsed() >= GOOD_SESSION {
+                        failures = 0;
+                    }
+                    let wait = redial_wait(failures);
+                    failures = failures.saturating_add(1);
+                    warn!(server = %self.server, error = %chain(&error), again_in = ?wait, "no session");
+                    wait
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Doubling, with jitter so that the hosts of a restarted server do not come all at once.
+fn redial_wait(failures: u32) -> Duration {
+    let full = REDIAL_FIRST
+        .saturating_mul(1 << failures.min(10))
+        .min(REDIAL_LONGEST);
+    let mut byte = [0_u8; 1];
+    // Without randomness there is no jitter, and nothing else is lost.
+    let _ = getrandom::fill(&mut byte);
+    full.mul_f64(0.5 + f64::from(byte[0]) / 510.0)
+}
+
+/// The readable part of a refusal: the `message` of a JSON document, else the text itself, bounded.
+pub(crate) fn refusal_text(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Message {
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Message>(body) {
+        Ok(message) => message.message,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    text.trim().chars().take(REFUSAL_MAX).collect()
+}

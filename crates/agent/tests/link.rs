@@ -1,0 +1,134 @@
+//! The agent against a server that speaks the real protocol.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Host, Server, whole, workload};
+use model::{DesiredState, Phase};
+use wire::link::{FollowFrom, FollowRequest, FrameKind, FromHost, StreamReply, StreamRequest};
+
+#[tokio::test]
+async fn a_host_joins_runs_what_is_wanted_and_reports() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    assert_eq!(session.hello.generation, 0);
+    let first = session.hear().await;
+    assert!(matches!(first, FromHost::Status { complete: true, reports } if reports.is_empty()));
+
+    let web = workload(1, &["sleep", "3600"], DesiredState::Running, 1);
+    session.desired(whole(1, &[web.clone()])).await;
+    let status = session
+        .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
+        .await
+        .unwrap();
+    assert_eq!((status.run, status.exit_code), (1, 0));
+    assert!(status.network.ip.starts_with("10.88."));
+
+    let stop = DesiredState::Stopped {
+        grace_seconds: Some(10),
+        signal: None,
+    };
+    let web = workload(1, &["sleep", "3600"], stop, 1);
+    session.desired(whole(2, &[web.clone()])).await;
+    let status = session
+        .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Exited))
+        .await
+        .unwrap();
+    assert_eq!(status.exit_code, 143);
+
+    let web = workload(1, &["sleep", "3600"], DesiredState::Removed, 1);
+    session.desired(whole(3, &[web.clone()])).await;
+    assert_eq!(session.report(&web.id, |s| s.is_none()).await, None);
+    assert!(host.fake.task(&web.id).is_none());
+    assert!(!host.fake.is_attached(&web.id));
+}
+
+#[tokio::test]
+async fn a_document_is_accepted_when_it_is_durable() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    session.desired(whole(4, &[])).await;
+    loop {
+        if session.hear().await == (FromHost::Accepted { generation: 4 }) {
+            break;
+        }
+    }
+    drop(agent);
+    let _agent = host.run(&[&server]);
+    assert_eq!(server.session().await.hello.generation, 4);
+}
+
+fn follow(id: &model::WorkloadId, run: u64, stdin: bool) -> StreamRequest {
+    StreamRequest::Follow(FollowRequest {
+        id: id.clone(),
+        from: FollowFrom::Run(run),
+        until_ms: None,
+        follow: true,
+        stdout: true,
+        stderr: true,
+        stdin,
+        run: Some(run),
+    })
+}
+
+#[tokio::test]
+async fn output_can_be_followed_before_the_run_begins() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let session = server.session().await;
+    let hello = workload(1, &["echo", "hello", "world"], DesiredState::Running, 1);
+    let mut stream = server.open(&session, follow(&hello.id, 1, false)).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    session.desired(whole(1, &[hello])).await;
+    let frames = stream.rest().await;
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].kind, FrameKind::Stdout);
+    assert_eq!(&frames[0].payload[..], b"hello world\n");
+    assert!(frames[0].time_ms > 0);
+}
+
+#[tokio::test]
+async fn a_follower_of_a_run_that_cannot_start_is_told_the_end() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    let bad = workload(1, &["missing"], DesiredState::Running, 1);
+    let mut stream = server.open(&session, follow(&bad.id, 1, true)).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    session.desired(whole(1, &[bad.clone()])).await;
+    assert!(stream.rest().await.is_empty());
+    let status = session
+        .report(&bad.id, |s| s.is_some_and(|s| s.phase == Phase::Failed))
+        .await
+        .unwrap();
+    assert_eq!(status.exit_code, 127);
+    assert!(status.error.contains("executable file not found"));
+}
+
+#[tokio::test]
+async fn input_reaches_the_task_and_its_end_ends_it() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let session = server.session().await;
+    let cat = workload(1, &["cat"], DesiredState::Running, 1);
+    let mut stream = server.open(&session, follow(&cat.id, 1, true)).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    let say = |kind, text: &'static str| wire::link::Frame::new(kind, text.as_bytes());
+    stream.out.send(say(FrameKind::Stdin, "one")).await.unwrap();
+    session.desired(whole(1, &[cat])).await;
+    assert_eq!(&stream.next().await.unwrap().payload[..], b"one");
+    stream.out.send(say(FrameKind::EndInput, "")).await.unwrap();
+    assert!(stream.rest().await.is_empty());
+}

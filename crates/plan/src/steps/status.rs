@@ -1,0 +1,71 @@
+//! What a host reports of a workload.
+
+use model::{DesiredState, HostWorkload, Phase, TaskStatus};
+
+use super::{End, Memory, Seen};
+
+/// The status to report; `None`: nothing of it is left.
+pub(super) fn status(want: &HostWorkload, seen: Seen<'_>, memory: &Memory) -> Option<TaskStatus> {
+    if want.desired == DesiredState::Removed && memory.removed {
+        return None;
+    }
+    let mut status = match seen.task {
+        Some(task) if task.phase.is_alive() => TaskStatus {
+            error: memory.error.clone(),
+            ..task.clone()
+        },
+        _ => not_alive(memory),
+    };
+    if status.phase.is_alive()
+        && let Some(network) = seen.network
+    {
+        status.network = network.clone();
+    }
+    Some(status)
+}
+
+fn not_alive(memory: &Memory) -> TaskStatus {
+    let base = TaskStatus {
+        run: memory.run,
+        restart_count: memory.attempt,
+        error: memory.error.clone(),
+        ..TaskStatus::default()
+    };
+    let Some(end) = &memory.end else { return base };
+    let ended = with_end(base, end);
+    if memory.settled {
+        // An attempt that was cut off while it waited is not one more restart.
+        let phase = if end.failed {
+            Phase::Failed
+        } else {
+            Phase::Exited
+        };
+        TaskStatus {
+            phase,
+            restart_count: end.attempt,
+            error: end.error.clone(),
+            ..ended
+        }
+    } else {
+        let error = if memory.error.is_empty() {
+            &end.error
+        } else {
+            &memory.error
+        };
+        TaskStatus {
+            phase: Phase::Restarting,
+            error: error.clone(),
+            ..ended
+        }
+    }
+}
+
+fn with_end(base: TaskStatus, end: &End) -> TaskStatus {
+    TaskStatus {
+        exit_code: end.exit_code,
+        oom_killed: end.oom_killed,
+        started_at: end.started_at,
+        finished_at: end.finished_at,
+        ..base
+    }
+}

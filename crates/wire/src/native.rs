@@ -1,0 +1,1 @@
+//! Types of the native REST API under `/api/v1`.

@@ -1,1 +1,40 @@
-//! control.
+//! Verbs and controllers: authorise, snapshot, plan, commit; waiting; brokering of streams.
+//!
+//! What it is: the one door to every change. What it is not: it speaks no HTTP and no foreign word, and takes no
+//! decision itself: those are functions in `plan`.
+//!
+//! Start at [`Control`]; its verbs are grouped by noun in the modules below. [`caller`] says who may do what,
+//! [`links`] is where hosts are connected, [`documents`] sends them their desired state, [`observe`] takes in what
+//! they report.
+//!
+//! What always holds: every verb takes a [`Caller`] and is authorised for one [`Action`] before it reads or writes;
+//! a write needs the [`caller::Grant`] that proves it; every lookup of a tenant's object is scoped to the pool before
+//! matching; whoever wants the result of a change waits for it to be observed.
+
+pub mod caller;
+mod core;
+mod documents;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod hosts;
+pub mod images;
+mod kept;
+pub mod links;
+mod metrics;
+mod names;
+mod observe;
+pub mod pki;
+pub mod pools;
+pub mod principals;
+pub mod streams;
+pub mod testing;
+mod wait;
+pub mod workloads;
+
+pub use caller::{Action, Caller};
+pub use core::{Control, ControlConfig, now};
+pub use error::{Error, ErrorKind, Result};
+pub use kept::Kept;
+pub use links::LinkStream;
+pub use metrics::Metrics;

@@ -1,3 +1,4 @@
 //! drivers.
 
 pub mod images;
+pub mod network;

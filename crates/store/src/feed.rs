@@ -95,14 +95,17 @@ impl Feed {
     }
 
     /// Shows a new state without the events that led to it: every watcher has to read it.
-    #[expect(dead_code, reason = "used by the etcd backend, which follows")]
     pub(crate) fn publish_gap(&self, snapshot: Snapshot) {
-        let mut log = self.log();
-        log.events.clear();
-        log.bytes = 0;
-        log.floor = snapshot.revision;
-        drop(log);
+        let revision = snapshot.revision;
+        // In this order, so that who is told to read a snapshot finds one that can be watched from.
         self.publish(snapshot, Vec::new());
+        let mut log = self.log();
+        log.bytes = 0;
+        log.floor = revision;
+        let dropped = std::mem::take(&mut log.events);
+        drop(log);
+        drop(dropped);
+        self.tip.send_modify(|_| {});
     }
 
     pub(crate) fn close(&self) {

@@ -19,6 +19,7 @@
 
 mod api;
 mod error;
+mod etcd;
 mod feed;
 mod memory;
 mod metrics;
@@ -32,6 +33,7 @@ mod types;
 
 pub use api::Store;
 pub use error::{CommitError, OpenError, WatchError};
+pub use etcd::{EtcdOptions, EtcdTls, open_etcd};
 pub use feed::{HistoryLimits, Watch};
 pub use memory::{open_memory, open_memory_with};
 pub use metrics::{Histogram, Metrics};

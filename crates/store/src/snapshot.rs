@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use model::{
     AccessToken, Host, HostId, Image, ImageId, JoinToken, Key, Kind, Name, Object, Pool, PoolId,
-    Principal, PrincipalId, TokenId, Workload, WorkloadId, object::Setting,
+    Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    object::{DroppedImage, Setting},
 };
 
 use crate::tables::{Table, Tables};
@@ -103,7 +104,7 @@ macro_rules! stored {
 }
 stored! {
     Pool: Pool, Host: Host, Workload: Workload, Image: Image, Principal: Principal,
-    AccessToken: AccessToken, JoinToken: JoinToken, Setting: Setting,
+    AccessToken: AccessToken, JoinToken: JoinToken, Setting: Setting, DroppedImage: DroppedImage,
 }
 
 fn rows<'a, K: Ord, T: Stored + 'a>(table: &'a Table<K>) -> impl Iterator<Item = Row<'a, T>> {
@@ -259,6 +260,17 @@ impl Snapshot {
     /// All named values, by name.
     pub fn settings(&self) -> impl Iterator<Item = Row<'_, Setting>> {
         rows(&self.tables.settings)
+    }
+
+    /// An image no pool knows any more.
+    #[must_use]
+    pub fn dropped_image(&self, id: &ImageId) -> Option<Row<'_, DroppedImage>> {
+        self.tables.dropped_images.get(id).and_then(Row::of)
+    }
+
+    /// All images no pool knows any more, by id.
+    pub fn dropped_images(&self) -> impl Iterator<Item = Row<'_, DroppedImage>> {
+        rows(&self.tables.dropped_images)
     }
 
     fn by_name<T: Stored>(

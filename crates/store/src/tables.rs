@@ -25,6 +25,7 @@ pub(crate) struct Tables {
     pub(crate) access_tokens: Table<TokenId>,
     pub(crate) join_tokens: Table<TokenId>,
     pub(crate) settings: Table<Name>,
+    pub(crate) dropped_images: Table<ImageId>,
     pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
     pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
     pub(crate) names: OrdMap<NameKey, Key>,
@@ -41,6 +42,7 @@ impl Tables {
             Key::AccessToken(id) => self.access_tokens.get(id),
             Key::JoinToken(id) => self.join_tokens.get(id),
             Key::Setting(name) => self.settings.get(name),
+            Key::DroppedImage(id) => self.dropped_images.get(id),
         }
     }
 
@@ -55,6 +57,7 @@ impl Tables {
             .chain(self.access_tokens.values())
             .chain(self.join_tokens.values())
             .chain(self.settings.values())
+            .chain(self.dropped_images.values())
     }
 
     /// Puts an object; returns what was there.
@@ -72,6 +75,7 @@ impl Tables {
             Object::AccessToken(it) => self.access_tokens.insert(it.id.clone(), Arc::clone(&new)),
             Object::JoinToken(it) => self.join_tokens.insert(it.id.clone(), Arc::clone(&new)),
             Object::Setting(it) => self.settings.insert(it.name.clone(), Arc::clone(&new)),
+            Object::DroppedImage(it) => self.dropped_images.insert(it.id.clone(), Arc::clone(&new)),
         };
         self.reindex(old.as_deref(), Some(&new));
         old
@@ -95,6 +99,7 @@ impl Tables {
             Key::AccessToken(id) => self.access_tokens.remove(id),
             Key::JoinToken(id) => self.join_tokens.remove(id),
             Key::Setting(name) => self.settings.remove(name),
+            Key::DroppedImage(id) => self.dropped_images.remove(id),
         }?;
         self.reindex(Some(&old), None);
         Some(old)

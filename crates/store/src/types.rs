@@ -94,7 +94,8 @@ impl NameKey {
             Object::Image(_)
             | Object::AccessToken(_)
             | Object::JoinToken(_)
-            | Object::Setting(_) => return None,
+            | Object::Setting(_)
+            | Object::DroppedImage(_) => return None,
         };
         Some(Self {
             kind: object.key().kind(),

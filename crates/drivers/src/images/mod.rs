@@ -4,17 +4,30 @@
 //! for overlayfs. What it is not: it knows no tags and no pools (the server's records do), and it decides nothing:
 //! an image is removed only when somebody names it.
 //!
-//! Start at [`ImageStore`]. What always holds: a blob or layer that has its final name is whole and has the digest
+//! Start at [`LocalImages`]. What always holds: a blob or layer that has its final name is whole and has the digest
 //! in its name; an image is visible only when all its content is; a crash at any moment leaves at most garbage in
 //! `tmp/`, which the next start sweeps.
 
+mod build;
+mod disk;
+mod documents;
+mod driver;
 mod error;
+mod fetch;
 mod jail;
 mod layer;
 mod limits;
+mod load;
+mod pipe;
+mod pull;
+mod registry;
+mod save;
+mod store;
 mod streams;
 mod tarstream;
 mod unpack;
 
 pub use error::ImagesError;
 pub use limits::Limits;
+pub use registry::RegistryOptions;
+pub use store::LocalImages;

@@ -38,8 +38,6 @@ pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Length of the data that follows; zero for all but files.
-    pub(crate) size: u64,
     /// Seconds since the epoch.
     pub(crate) mtime: i64,
     pub(crate) mtime_nanos: u32,
@@ -290,7 +288,6 @@ impl<R: Read> TarStream<R> {
             mode: header.mode().map_err(|_| fail("invalid mode".to_owned()))? & 0o7777,
             uid: id(uid, "uid")?,
             gid: id(gid, "gid")?,
-            size: if kind == EntryKind::File { data } else { 0 },
             mtime,
             mtime_nanos,
             device: (device(header.device_major()), device(header.device_minor())),

@@ -111,6 +111,10 @@ pub(super) fn open(path: &Path) -> Result<(Connection, State), Failed> {
     if tables != 0 || application != 0 {
         check_identity(path, application, version)?;
     }
+    if tables == 0 {
+        // Lets pages that deleting has freed be given back to a full disk; has to be said before the first write.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
@@ -170,7 +174,7 @@ fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn check_pages(connection: &Connection, path: &Path) -> Result<(), Failed> {
-    let found: String = connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0))?;
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
         return Err(Failed::Other(OpenError::Damaged {
             path: path.to_owned(),
@@ -281,6 +285,12 @@ fn write_rows<'a>(
         .prepare_cached("UPDATE state SET revision = ?1")?
         .execute(params![stored_revision(last)])?;
     Ok(())
+}
+
+/// Gives back to the disk what is free in the file.
+pub(super) fn shrink(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch("PRAGMA incremental_vacuum")?;
+    checkpoint(connection, true)
 }
 
 /// Brings the log into the database and starts it anew.

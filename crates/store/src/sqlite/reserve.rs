@@ -55,13 +55,15 @@ impl Reserve {
         }
     }
 
-    /// Makes it again if it is missing and there is room; tried at most once per [`RETRY`].
+    /// Whether it is time to try again; at most once per [`RETRY`].
+    pub(super) fn is_due(&self) -> bool {
+        !self.is_whole() && self.last_try.is_none_or(|at| at.elapsed() >= RETRY)
+    }
+
+    /// Makes it if it is missing and there is room; whether it is there now.
     pub(super) fn restore(&mut self) -> bool {
         if self.is_whole() {
             return true;
-        }
-        if self.last_try.is_some_and(|at| at.elapsed() < RETRY) {
-            return false;
         }
         self.last_try = Some(Instant::now());
         match self.make() {

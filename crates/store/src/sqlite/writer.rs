@@ -22,6 +22,9 @@ const GROUP_TRANSACTIONS: usize = 256;
 /// Most bytes of a group, for the same reason.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
+/// Tries on a full disk: as it is, with the reserve, and once more with an emptied log.
+const FULL_ATTEMPTS: usize = 3;
+
 type Answer = Result<Revision, CommitError>;
 
 /// A transaction that waits for its answer.
@@ -111,25 +114,48 @@ impl Writer {
             }
             return;
         }
-        if self.full && self.it.reserve.restore() {
-            tracing::info!("there is room again: the reserve is whole");
-            self.set_full(false);
+        if self.full {
+            self.look_for_room();
         }
-        let was_full = self.full;
-        if let Some(again) = self.write(group) {
-            // The group met a full disk. The reserve is free now: what creates nothing may still pass.
-            if was_full || self.write(again).is_some() {
-                tracing::warn!("disk full even without the reserve");
+        let mut group = group;
+        for _ in 0..FULL_ATTEMPTS {
+            match self.write(group) {
+                None => return,
+                Some(again) => group = again,
             }
+            // The reserve is free now, and the log starts anew in the room it has: what creates nothing may pass.
+            self.set_full(true);
+            self.it.reserve.free();
+            if let Err(error) = database::checkpoint(&self.it.connection, false) {
+                tracing::debug!(%error, "cannot empty the log on the full disk");
+            }
+        }
+        tracing::warn!("disk full even without the reserve");
+        for request in group {
+            answer(request.answer, Err(self.full_error()));
         }
     }
 
-    /// Checks and writes a group. Gives it back, unanswered, if the disk turned out to be full for the first time.
+    /// Leaves the full state when the reserve can be made again, if need be from what deleting has freed in the file.
+    fn look_for_room(&mut self) {
+        if self.it.reserve.is_due() && !self.it.reserve.restore() {
+            if let Err(error) = database::shrink(&self.it.connection) {
+                tracing::debug!(%error, "cannot shrink the database");
+            }
+            self.it.reserve.restore();
+        }
+        if self.it.reserve.is_whole() {
+            tracing::info!("there is room again: the reserve is whole");
+            self.set_full(false);
+        }
+    }
+
+    /// Checks and writes a group. Gives back, unanswered, what there was no room for.
     fn write(&mut self, group: Vec<Request>) -> Option<Vec<Request>> {
         let started = Instant::now();
         let mut next = self.it.state.clone();
         let mut done: Vec<(Request, Event)> = Vec::with_capacity(group.len());
-        let mut unchanged = Vec::new();
+        let mut unchanged: Vec<(Request, Revision)> = Vec::new();
         for mut request in group {
             if self.full && next.creates(&request.tx) {
                 answer(request.answer, Err(self.full_error()));
@@ -137,7 +163,7 @@ impl Writer {
             }
             match next.apply(&mut request.tx) {
                 Ok(Some(event)) => done.push((request, event)),
-                Ok(None) => unchanged.push((request.answer, next.revision)),
+                Ok(None) => unchanged.push((request, next.revision)),
                 Err(error) => answer(request.answer, Err(error)),
             }
         }
@@ -147,13 +173,18 @@ impl Writer {
             let rows = done.iter().map(|(request, event)| (&request.tx, event));
             database::write_group(&self.it.connection, rows, next.revision)
         };
-        match written {
-            Ok(()) => self.acknowledge(next, done, unchanged, started),
-            Err(error) => {
-                drop(next);
-                return self.refuse(&error, done, unchanged);
-            }
+        let Err(error) = written else {
+            self.acknowledge(next, done, unchanged, started);
+            return None;
+        };
+        drop(next);
+        // Also those that change nothing: they were checked on a state that is not to be.
+        let group = done.into_iter().map(|(request, _)| request);
+        let group = group.chain(unchanged.into_iter().map(|(request, _)| request));
+        if is_full(&error) {
+            return Some(group.collect());
         }
+        self.break_down(&error, group);
         None
     }
 
@@ -161,68 +192,43 @@ impl Writer {
         &mut self,
         next: State,
         done: Vec<(Request, Event)>,
-        unchanged: Vec<(oneshot::Sender<Answer>, Revision)>,
+        unchanged: Vec<(Request, Revision)>,
         started: Instant,
     ) {
         let mut events = Vec::with_capacity(done.len());
-        let mut answers = unchanged;
+        let mut answers = Vec::with_capacity(done.len());
         for (request, event) in done {
             answers.push((request.answer, event.revision));
             let bytes = kept_bytes(&event, request.tx.bytes);
             events.push((event, bytes));
         }
         if !events.is_empty() {
-            self.it
-                .counters
-                .batch(events.len() as u64, started.elapsed());
+            let size = events.len() as u64;
+            self.it.counters.batch(size, started.elapsed());
             self.it.state = next;
             self.it.feed.publish(self.it.state.snapshot(), events);
         }
         for (to, revision) in answers {
             answer(to, Ok(revision));
         }
+        for (request, revision) in unchanged {
+            answer(request.answer, Ok(revision));
+        }
     }
 
-    fn refuse(
-        &mut self,
-        error: &rusqlite::Error,
-        done: Vec<(Request, Event)>,
-        unchanged: Vec<(oneshot::Sender<Answer>, Revision)>,
-    ) -> Option<Vec<Request>> {
-        let requests: Vec<Request> = done.into_iter().map(|(request, _)| request).collect();
-        if is_full(error) {
-            let first_time = !self.full;
-            self.it.reserve.free();
-            self.set_full(true);
-            // Checks that were passed on a state that is not to be are made again by the caller.
-            for (to, _) in unchanged {
-                answer(to, Err(self.full_error()));
-            }
-            if first_time {
-                return Some(requests);
-            }
-            for request in requests {
-                answer(request.answer, Err(self.full_error()));
-            }
-            return None;
-        }
+    /// After a failure that leaves open what is on the disk: answers so, and writes nothing any more.
+    fn break_down(&mut self, error: &rusqlite::Error, group: impl Iterator<Item = Request>) {
         let reason = error.to_string();
         tracing::error!(%error, "the store cannot write any more; reading goes on");
-        let unchanged = unchanged.into_iter().map(|(to, _)| to);
-        for to in requests
-            .into_iter()
-            .map(|request| request.answer)
-            .chain(unchanged)
-        {
+        for request in group {
             let error = CommitError::Backend {
                 doing: "write to the database",
                 outcome_unknown: true,
                 source: reason.clone().into(),
             };
-            answer(to, Err(error));
+            answer(request.answer, Err(error));
         }
         self.broken = Some(reason);
-        None
     }
 
     fn checkpoint_if_long(&mut self) {

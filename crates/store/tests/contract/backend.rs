@@ -1,13 +1,24 @@
 //! The backends the contract is run on.
 
+use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use store::{HistoryLimits, SqliteOptions, Store};
+use store::{EtcdOptions, HistoryLimits, SqliteOptions, Store};
+
+use crate::etcd::Etcd;
 
 /// A fresh store and what must live as long as it.
 pub(crate) struct Fresh {
     pub(crate) store: Arc<dyn Store>,
-    _keep: Box<dyn std::any::Any + Send + Sync>,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+impl std::ops::Deref for Fresh {
+    type Target = Arc<dyn Store>;
+    fn deref(&self) -> &Self::Target {
+        &self.store
+    }
 }
 
 pub(crate) async fn memory(history: HistoryLimits) -> Fresh {
@@ -30,23 +41,33 @@ pub(crate) async fn sqlite(history: HistoryLimits) -> Fresh {
     }
 }
 
-/// Makes one test per backend out of each function `async fn(history) -> Fresh` user.
-macro_rules! contract {
-    ($($test:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() { super::$test($crate::backend::memory).await; })*
-        }
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() { super::$test($crate::backend::sqlite).await; })*
-        }
+/// A fresh prefix of one etcd shared by the tests of this process.
+pub(crate) async fn etcd(history: HistoryLimits) -> Fresh {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let etcd = tokio::task::spawn_blocking(Etcd::shared).await.unwrap();
+    let prefix = format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let options = EtcdOptions {
+        history,
+        ..EtcdOptions::default()
     };
+    let store = store::open_etcd(&etcd.endpoints(), &prefix, options).await;
+    Fresh {
+        store: store.unwrap(),
+        _keep: Box::new(etcd),
+    }
 }
 
-impl std::ops::Deref for Fresh {
-    type Target = Arc<dyn Store>;
-    fn deref(&self) -> &Self::Target {
-        &self.store
-    }
+/// Makes one test per backend out of each function that takes a way to open a fresh store.
+macro_rules! contract {
+    ($($test:ident),* $(,)?) => {
+        contract!(@on memory: $($test),*);
+        contract!(@on sqlite: $($test),*);
+        contract!(@on etcd: $($test),*);
+    };
+    (@on $backend:ident: $($test:ident),*) => {
+        mod $backend {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test($crate::backend::$backend).await; })*
+        }
+    };
 }

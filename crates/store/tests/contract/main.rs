@@ -4,4 +4,10 @@
 #[macro_use]
 mod backend;
 mod basics;
+#[path = "../common/etcd.rs"]
+mod etcd;
+#[path = "../common/objects.rs"]
 mod objects;
+mod races;
+mod random;
+mod watching;

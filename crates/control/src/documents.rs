@@ -1,0 +1,380 @@
+//! Sends hosts their desired state, and follows the store for everybody who waits.
+//!
+//! The document of a host is a function of the snapshot (`plan::lower`); its generation is the revision of that
+//! snapshot, so that two servers on one store send the same document under the same number.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::{
+    Host, HostDesired, HostId, HostWorkload, Image, ImageConfig, ImageContent, ImageId, Platform,
+    Pool, Workload, WorkloadId,
+};
+use store::{Change, Event, Snapshot, Stored as _, Versioned, WatchError};
+use wire::link::{DesiredUpdate, ToHost};
+
+use crate::core::Control;
+
+/// What each connected host was told last.
+#[derive(Default)]
+pub(crate) struct Documents {
+    told: Mutex<HashMap<HostId, HostDesired>>,
+}
+
+impl Documents {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, HostDesired>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn forget(&self, host: &HostId) {
+        self.lock().remove(host);
+    }
+}
+
+/// What a host must know of a workload, by the snapshot; `None`: nothing.
+fn lowered(snapshot: &Snapshot, workload: &Workload) -> Option<Arc<HostWorkload>> {
+    if !plan::lower::concerns_host(workload) {
+        return None;
+    }
+    let pool = snapshot.pool(&workload.pool)?;
+    match snapshot.image(&workload.pool, &workload.spec.task.image_id) {
+        Some(image) => Some(Arc::new(plan::lower::host_workload(
+            workload, &pool, &image,
+        ))),
+        None => Some(Arc::new(plan::lower::host_workload(
+            workload,
+            &pool,
+            &image_without_record(&pool, workload),
+        ))),
+    }
+}
+
+/// A workload that is being removed may outlive its image's record; its host needs no content to remove it.
+fn image_without_record(pool: &Pool, workload: &Workload) -> Image {
+    let id = workload.spec.task.image_id.clone();
+    Image {
+        content: ImageContent {
+            config: id.clone(),
+            config_bytes: 0,
+            layers: Vec::new(),
+        },
+        id,
+        pool: pool.id.clone(),
+        tags: BTreeSet::new(),
+        digests: BTreeSet::new(),
+        config: ImageConfig {
+            platform: Platform {
+                architecture: String::new(),
+                os: String::new(),
+            },
+            created: None,
+            env: Vec::new(),
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            user: String::new(),
+            working_dir: String::new(),
+            exposed_ports: BTreeSet::new(),
+            volumes: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            size_bytes: 0,
+            history: Vec::new(),
+        },
+        source: None,
+        added_at: workload.created_at,
+    }
+}
+
+fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
+    let workloads: BTreeMap<WorkloadId, Arc<HostWorkload>> = snapshot
+        .workloads_on(&host.id)
+        .filter_map(|workload| Some((workload.id.clone(), lowered(snapshot, &workload)?)))
+        .collect();
+    let dropped: Vec<ImageId> = snapshot
+        .dropped_images()
+        .map(|image| image.id.clone())
+        .collect();
+    HostDesired {
+        generation: snapshot.revision.0,
+        workloads,
+        drop_images: plan::lower::drop_images(host, dropped.iter()),
+    }
+}
+
+impl Control {
+    /// Tells a host everything.
+    pub(crate) fn send_whole_document(&self, host: &HostId) {
+        let mut told = self.inner.documents.lock();
+        let snapshot = self.snapshot();
+        let Some(record) = snapshot.host(host) else {
+            return;
+        };
+        let document = whole(&snapshot, &record);
+        let update = DesiredUpdate {
+            base: None,
+            generation: document.generation,
+            upsert: document.workloads.clone(),
+            remove: BTreeSet::new(),
+            drop_images: document.drop_images.clone(),
+        };
+        if self.inner.hub.send(host, ToHost::Desired(update)) {
+            told.insert(host.clone(), document);
+        }
+    }
+
+    /// Tells hosts what an event changes for them.
+    fn update_documents(&self, snapshot: &Snapshot, event: &Event, memory: &Memory) {
+        let mut told = self.inner.documents.lock();
+        if told.is_empty() {
+            return;
+        }
+        let mut pending: HashMap<HostId, DesiredUpdate> = HashMap::new();
+        for change in event.changes.iter() {
+            match change {
+                Change::Put(versioned) => {
+                    if let Some(workload) = Workload::of(&versioned.object) {
+                        let before = memory.host_of(&workload.id);
+                        if let Some(old) = before.filter(|old| Some(*old) != workload.host.as_ref())
+                        {
+                            remove(&mut pending, &told, old, &workload.id);
+                        }
+                        if let Some(host) = &workload.host {
+                            upsert(&mut pending, &told, snapshot, host, workload);
+                        }
+                    }
+                }
+                Change::Delete { last, .. } => {
+                    if let Some(workload) = Workload::of(&last.object)
+                        && let Some(host) = &workload.host
+                    {
+                        remove(&mut pending, &told, host, &workload.id);
+                    }
+                }
+            }
+        }
+        if touches_images(event) {
+            image_updates(&mut pending, &told, snapshot);
+        }
+        for (host, mut update) in pending {
+            let Some(document) = told.get_mut(&host) else {
+                continue;
+            };
+            if event.revision.0 <= document.generation {
+                continue;
+            }
+            update.base = Some(document.generation);
+            update.generation = event.revision.0;
+            document.generation = event.revision.0;
+            for (id, workload) in &update.upsert {
+                document.workloads.insert(id.clone(), Arc::clone(workload));
+            }
+            for id in &update.remove {
+                document.workloads.remove(id);
+            }
+            document.drop_images.clone_from(&update.drop_images);
+            if !self.inner.hub.send(&host, ToHost::Desired(update)) {
+                told.remove(&host);
+            }
+        }
+    }
+}
+
+fn entry<'a>(
+    pending: &'a mut HashMap<HostId, DesiredUpdate>,
+    told: &HostDesired,
+    host: &HostId,
+) -> &'a mut DesiredUpdate {
+    pending
+        .entry(host.clone())
+        .or_insert_with(|| DesiredUpdate {
+            drop_images: told.drop_images.clone(),
+            ..DesiredUpdate::default()
+        })
+}
+
+fn upsert(
+    pending: &mut HashMap<HostId, DesiredUpdate>,
+    told: &HashMap<HostId, HostDesired>,
+    snapshot: &Snapshot,
+    host: &HostId,
+    workload: &Workload,
+) {
+    let Some(document) = told.get(host) else {
+        return;
+    };
+    let Some(lowered) = lowered(snapshot, workload) else {
+        return;
+    };
+    if document.workloads.get(&workload.id) != Some(&lowered) {
+        let update = entry(pending, document, host);
+        update.remove.remove(&workload.id);
+        update.upsert.insert(workload.id.clone(), lowered);
+    }
+}
+
+fn remove(
+    pending: &mut HashMap<HostId, DesiredUpdate>,
+    told: &HashMap<HostId, HostDesired>,
+    host: &HostId,
+    id: &WorkloadId,
+) {
+    let Some(document) = told.get(host) else {
+        return;
+    };
+    if document.workloads.contains_key(id) {
+        let update = entry(pending, document, host);
+        update.upsert.remove(id);
+        update.remove.insert(id.clone());
+    }
+}
+
+fn touches_images(event: &Event) -> bool {
+    event
+        .changes
+        .iter()
+        .any(|change| match change.key().kind() {
+            model::Kind::Host | model::Kind::DroppedImage => true,
+            model::Kind::Pool
+            | model::Kind::Workload
+            | model::Kind::Image
+            | model::Kind::Principal
+            | model::Kind::AccessToken
+            | model::Kind::JoinToken
+            | model::Kind::Setting => false,
+        })
+}
+
+fn image_updates(
+    pending: &mut HashMap<HostId, DesiredUpdate>,
+    told: &HashMap<HostId, HostDesired>,
+    snapshot: &Snapshot,
+) {
+    let dropped: Vec<ImageId> = snapshot
+        .dropped_images()
+        .map(|image| image.id.clone())
+        .collect();
+    for (id, document) in told {
+        let Some(host) = snapshot.host(id) else {
+            continue;
+        };
+        let wanted = plan::lower::drop_images(&host, dropped.iter());
+        if wanted != document.drop_images {
+            entry(pending, document, id).drop_images = wanted;
+        }
+    }
+}
+
+/// What the follower remembers of workloads to tell what an event changed.
+#[derive(Default)]
+pub(crate) struct Memory {
+    workloads: HashMap<WorkloadId, Arc<Versioned>>,
+}
+
+impl Memory {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            workloads: snapshot
+                .workloads()
+                .map(|workload| (workload.id.clone(), Arc::clone(workload.versioned())))
+                .collect(),
+        }
+    }
+
+    /// The workload as it was before the event.
+    pub(crate) fn workload(&self, id: &WorkloadId) -> Option<&Workload> {
+        Workload::of(&self.workloads.get(id)?.object)
+    }
+
+    fn host_of(&self, id: &WorkloadId) -> Option<&HostId> {
+        self.workload(id)?.host.as_ref()
+    }
+
+    fn apply(&mut self, event: &Event) {
+        for change in event.changes.iter() {
+            match change {
+                Change::Put(versioned) => {
+                    if let Some(workload) = Workload::of(&versioned.object) {
+                        self.workloads
+                            .insert(workload.id.clone(), Arc::clone(versioned));
+                    }
+                }
+                Change::Delete { last, .. } => {
+                    if let Some(workload) = Workload::of(&last.object) {
+                        self.workloads.remove(&workload.id);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Starts the task that follows the store: documents first, then waiters, then events.
+pub(crate) fn follow_store(control: &Control) {
+    let control = control.clone();
+    tokio::spawn(async move {
+        loop {
+            let snapshot = control.snapshot();
+            let mut memory = Memory::of(&snapshot);
+            let mut watch = match control.store().watch(snapshot.revision) {
+                Ok(watch) => watch,
+                Err(WatchError::Closed) => return,
+                Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => continue,
+            };
+            loop {
+                match watch.next().await {
+                    Ok(event) => control.take_event(&event, &mut memory),
+                    Err(WatchError::Closed) => return,
+                    Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => break,
+                }
+            }
+            tracing::warn!("fell behind the store: sending all hosts their whole document");
+            let hosts: Vec<HostId> = control.inner.documents.lock().keys().cloned().collect();
+            for host in hosts {
+                control.send_whole_document(&host);
+            }
+            control.inner.waiters.wake_all();
+        }
+    });
+}
+
+impl Control {
+    fn take_event(&self, event: &Event, memory: &mut Memory) {
+        let snapshot = self.snapshot();
+        self.update_documents(&snapshot, event, memory);
+        for change in event.changes.iter() {
+            match change {
+                Change::Put(versioned) => {
+                    if let Some(workload) = Workload::of(&versioned.object) {
+                        self.inner.waiters.wake(&workload.id);
+                    }
+                    if let Some(host) = Host::of(&versioned.object) {
+                        self.keep_host_connected(host);
+                    }
+                }
+                Change::Delete { last, .. } => {
+                    if let Some(workload) = Workload::of(&last.object) {
+                        self.inner.waiters.remember(&workload.id, Arc::clone(last));
+                        self.inner.waiters.wake(&workload.id);
+                    }
+                }
+            }
+        }
+        self.inner.events.derive(event, memory);
+        memory.apply(event);
+    }
+
+    /// Another server may have recorded a host as gone that has a link to this one.
+    fn keep_host_connected(&self, host: &Host) {
+        if host.status.connected || !self.inner.hub.is_connected(&host.id) {
+            return;
+        }
+        let (control, id) = (self.clone(), host.id.clone());
+        tokio::spawn(async move {
+            if control.inner.hub.is_connected(&id) {
+                let _ = control
+                    .host_change(&id, |host| host.status.connected = true)
+                    .await;
+            }
+        });
+    }
+}

@@ -1,1 +1,0 @@
-//! Types of the native REST API under `/api/v1`.

@@ -1,0 +1,426 @@
+//! A development cluster on this machine, as `plimsoll dev up` makes it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use tempfile::TempDir;
+use xtask::{images, process, repo::Repo, setup};
+
+use crate::run::Run;
+use crate::{Response, http};
+
+/// A running cluster.
+pub struct Cluster {
+    data: PathBuf,
+    program: PathBuf,
+    /// Keeps the folder until the cluster is gone; `None` for the shared one, whose folder the guard removes.
+    _folder: Option<TempDir>,
+    /// Takes the cluster down when its standard input closes, that is when this process ends in any way.
+    _guard: std::process::Child,
+}
+
+/// A pool of a cluster, seen through its Docker endpoint.
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    socket: PathBuf,
+    client: PathBuf,
+    config: TempDir,
+}
+
+/// Programs of a cluster that tests kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The control plane.
+    Server,
+    /// A host's program.
+    Agent,
+}
+
+/// Makes pool names unique within this process.
+static POOLS: AtomicU32 = AtomicU32::new(0);
+
+impl Cluster {
+    /// The cluster of three hosts that all tests of this process share.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without a cluster the test fails"
+    )]
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(3).unwrap())
+    }
+
+    /// A cluster of its own, for tests that kill parts of it.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start(hosts: u32) -> Result<Self> {
+        let repo = Repo::discover()?;
+        let program = program(&repo)?;
+        let folder = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
+        let data = folder.path().to_owned();
+        let guard = guard(&program, &data)?;
+        let cluster = Self {
+            data,
+            program,
+            _folder: Some(folder),
+            _guard: guard,
+        };
+        cluster.up(hosts)?;
+        Ok(cluster)
+    }
+
+    /// Brings up what is not running; does nothing to what is.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn up(&self, hosts: u32) -> Result<()> {
+        let hosts = hosts.to_string();
+        let mut command = Command::new(&self.program);
+        command
+            .args(["dev", "up", "--hosts", &hosts, "--detach", "--data"])
+            .arg(&self.data);
+        process::read(&mut command)
+            .map(drop)
+            .with_context(|| self.tails())
+    }
+
+    /// Removes the cluster and everything it made.
+    ///
+    /// # Errors
+    /// When `dev down` fails.
+    pub fn down(&self) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(["dev", "down", "--data"]).arg(&self.data);
+        process::read(&mut command).map(drop)
+    }
+
+    /// The folder that holds all its state.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The `plimsoll` program, talking to this cluster.
+    #[must_use]
+    pub fn plimsoll(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(&self.program);
+        command.env(
+            "PLIMSOLL_SERVER",
+            format!("unix://{}", self.data.join("server.sock").display()),
+        );
+        command.args(arguments);
+        Run::new(command)
+    }
+
+    /// A new pool with the image `busybox:latest` in it.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[track_caller]
+    #[must_use]
+    pub fn pool(&self, hint: &str) -> Pool {
+        let pool = self.empty_pool(hint);
+        pool.load("busybox");
+        pool
+    }
+
+    /// A new pool without images.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[track_caller]
+    #[must_use]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without a pool the test fails"
+    )]
+    pub fn empty_pool(&self, hint: &str) -> Pool {
+        let name = format!("{hint}{}", POOLS.fetch_add(1, Ordering::Relaxed));
+        self.plimsoll(&["pool", "create", &name]).ok();
+        let socket = self.data.join("pools").join(format!("{name}.sock"));
+        crate::eventually("the pool's socket", || {
+            if socket.exists() {
+                Ok(())
+            } else {
+                Err(format!("no {}", socket.display()))
+            }
+        });
+        Pool {
+            name,
+            socket,
+            client: client(),
+            config: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Process ids of the cluster's programs of this role.
+    #[must_use]
+    pub fn pids(&self, role: Role) -> Vec<i32> {
+        let word: &[u8] = match role {
+            Role::Server => b"server",
+            Role::Agent => b"agent",
+        };
+        let data = self.data.as_os_str().as_encoded_bytes();
+        processes()
+            .into_iter()
+            .filter(|(_, command)| {
+                command.split(|b| *b == 0).any(|argument| argument == word)
+                    && command.windows(data.len()).any(|window| window == data)
+            })
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    /// Kills all programs of this role at once, without warning.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn kill(&self, role: Role) {
+        use nix::sys::signal::{Signal, kill};
+        let pids = self.pids(role);
+        assert!(!pids.is_empty(), "no {role:?} runs");
+        for pid in &pids {
+            let _ = kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        crate::eventually("the killed processes are gone", || {
+            let left = self
+                .pids(role)
+                .into_iter()
+                .filter(|p| pids.contains(p))
+                .count();
+            if left == 0 {
+                Ok(())
+            } else {
+                Err(format!("{left} left"))
+            }
+        });
+    }
+
+    /// An address of this machine that the cluster's hosts reach: the gateway of their namespaces.
+    ///
+    /// # Panics
+    /// When no host has a way out.
+    #[must_use]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without an address the test fails"
+    )]
+    pub fn underlay_address(&self) -> String {
+        let agent = self.pids(Role::Agent).first().copied().unwrap();
+        let mut route = Command::new("nsenter");
+        route.args([
+            "-t",
+            &agent.to_string(),
+            "-n",
+            "ip",
+            "-o",
+            "route",
+            "show",
+            "default",
+        ]);
+        let routes = process::read(&mut route).unwrap();
+        // default via 10.1.0.1 dev eth0
+        routes.split_whitespace().nth(2).unwrap().to_owned()
+    }
+
+    /// The last lines of the cluster's logs, for messages.
+    fn tails(&self) -> String {
+        let mut text = String::from("logs of the cluster:\n");
+        let mut open = vec![self.data.clone()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() && open.len() < 100 {
+                    open.push(path);
+                } else if path.extension().is_some_and(|e| e == "log") {
+                    let log = std::fs::read_to_string(&path).unwrap_or_default();
+                    let lines: Vec<&str> = log.lines().collect();
+                    let tail = lines[lines.len().saturating_sub(10)..].join("\n");
+                    text.push_str(&format!("--- {}\n{tail}\n", path.display()));
+                }
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.down() {
+            println!("dev down: {error:#}");
+        }
+    }
+}
+
+impl Pool {
+    /// The unmodified docker client, talking to this pool.
+    #[must_use]
+    pub fn docker(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(&self.client);
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket.display()));
+        command.env("DOCKER_CONFIG", self.config.path());
+        command.env_remove("DOCKER_CONTEXT").args(arguments);
+        Run::new(command)
+    }
+
+    /// Loads one of the project's images.
+    ///
+    /// # Panics
+    /// When it cannot be built or loaded.
+    #[track_caller]
+    pub fn load(&self, image: &str) {
+        let archive = archive(image);
+        self.docker(&["load", "-q", "-i"]).arg(archive).ok();
+    }
+
+    /// Credentials for a registry, put where the docker client keeps them.
+    ///
+    /// # Panics
+    /// When the client's folder cannot be written.
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without credentials the test fails"
+    )]
+    pub fn credentials(&self, registry: &str, user: &str, password: &str) {
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        let config = serde_json::json!({ "auths": { registry: { "auth": auth } } });
+        std::fs::write(self.config.path().join("config.json"), config.to_string()).unwrap();
+    }
+
+    /// The socket of its Docker endpoint.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A well-formed request to its Docker endpoint.
+    ///
+    /// # Panics
+    /// When no HTTP answer comes.
+    #[track_caller]
+    #[must_use]
+    pub fn http(&self, method: &str, target: &str, body: Option<&str>) -> Response {
+        match http::request(&self.socket, method, target, body) {
+            Ok(response) => response,
+            Err(error) => panic!("{method} {target}: {error:#}"),
+        }
+    }
+
+    /// One field of `docker inspect`, by Go template.
+    ///
+    /// # Panics
+    /// When the object does not exist.
+    #[track_caller]
+    #[must_use]
+    pub fn inspect(&self, name: &str, template: &str) -> String {
+        self.docker(&["inspect", "--format", template, name]).ok()
+    }
+}
+
+/// The archive of one of the project's images, built once for all test processes.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+#[expect(
+    clippy::unwrap_used,
+    reason = "test support: without an image the test fails"
+)]
+pub fn archive(image: &str) -> PathBuf {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = LOCK.lock();
+    images::build(&Repo::discover().unwrap(), image).unwrap()
+}
+
+/// The docker client, found or unpacked once.
+#[expect(
+    clippy::unwrap_used,
+    reason = "test support: without docker the test fails"
+)]
+fn client() -> PathBuf {
+    static CLIENT: OnceLock<PathBuf> = OnceLock::new();
+    CLIENT
+        .get_or_init(|| setup::docker_client(&Repo::discover().unwrap()).unwrap())
+        .clone()
+}
+
+/// The program to test: named by `PLIMSOLL`, else the one beside the tests, built if it is not there.
+fn program(repo: &Repo) -> Result<PathBuf> {
+    if let Some(program) = std::env::var_os("PLIMSOLL") {
+        return Ok(program.into());
+    }
+    // target/debug/deps/e2e-… → target/debug/plimsoll
+    let test = std::env::current_exe()?;
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the test program has no folder")?;
+    let program = folder.join("plimsoll");
+    if !program.is_file() {
+        process::run(process::cargo(repo).args(["build", "--workspace", "--bins", "--locked"]))?;
+    }
+    if !program.is_file() {
+        bail!("there is no {}; build it first", program.display());
+    }
+    Ok(program)
+}
+
+/// A process that takes the cluster down when this one ends, however it ends.
+fn guard(program: &Path, data: &Path) -> Result<std::process::Child> {
+    let mut guard = Command::new("setsid");
+    guard.args([
+        "sh",
+        "-c",
+        "cat >/dev/null; [ ! -e \"$2\" ] || { \"$1\" dev down --data \"$2\"; rm -rf \"$2\"; }",
+        "guard",
+    ]);
+    guard.arg(program).arg(data);
+    guard
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    guard.spawn().context("start the guard")
+}
+
+/// Ids of the processes with this argument on their command line.
+#[must_use]
+pub fn processes_with(argument: &str) -> Vec<i32> {
+    let has = |command: &[u8]| {
+        command
+            .split(|b| *b == 0)
+            .any(|word| word == argument.as_bytes())
+    };
+    processes()
+        .into_iter()
+        .filter(|(_, command)| has(command))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// Ids and command lines of all processes.
+fn processes() -> Vec<(i32, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        if let Ok(command) = std::fs::read(entry.path().join("cmdline")) {
+            all.push((pid, command));
+        }
+    }
+    all
+}

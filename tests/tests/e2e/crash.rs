@@ -1,0 +1,158 @@
+//! Servers and agents are killed without warning; containers do not notice, nothing is lost.
+
+use e2e::{Cluster, Pool, Role, eventually, processes_with};
+
+/// Counts up without end, so that a gap in the output shows.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; usleep 20000; done";
+
+/// Panics if the log is not 1, 2, 3, … without gap; returns how far it is.
+#[track_caller]
+fn counted(pool: &Pool, name: &str) -> usize {
+    let log = pool.docker(&["logs", name]).ok();
+    for (index, line) in log.lines().enumerate() {
+        assert_eq!(line, (index + 1).to_string(), "a gap in the output");
+    }
+    log.lines().count()
+}
+
+/// Waits until the container's output is beyond `before`.
+fn goes_on(pool: &Pool, name: &str, before: usize) {
+    eventually("its output goes on", || match counted(pool, name) {
+        now if now > before => Ok(()),
+        now => Err(now),
+    });
+}
+
+fn survives(role: Role) {
+    let cluster = Cluster::start(1).unwrap();
+    let pool = cluster.pool("crash");
+    pool.docker(&["run", "-d", "--name", "c", "busybox", "sh", "-c", COUNT])
+        .ok();
+    let pid = pool.inspect("c", "{{.State.Pid}}");
+    goes_on(&pool, "c", 5);
+    let before = counted(&pool, "c");
+
+    cluster.kill(role);
+    assert!(
+        std::path::Path::new(&format!("/proc/{pid}")).exists(),
+        "the container died with the {role:?}"
+    );
+    cluster.up(1).unwrap();
+
+    eventually("the pool answers", || {
+        pool.docker(&["ps", "-q"])
+            .finish()
+            .code
+            .filter(|c| *c == 0)
+            .ok_or("no answer")
+    });
+    assert_eq!(
+        pool.inspect("c", "{{.State.Status}} {{.State.Pid}}"),
+        format!("running {pid}")
+    );
+    goes_on(&pool, "c", before);
+    assert_eq!(pool.docker(&["exec", "c", "echo", "in"]).ok(), "in");
+    pool.docker(&["stop", "-t", "0", "c"]).ok();
+    assert_eq!(pool.inspect("c", "{{.State.ExitCode}}"), "137");
+}
+
+#[test]
+fn containers_survive_the_agent() {
+    survives(Role::Agent);
+}
+
+#[test]
+fn containers_survive_the_server() {
+    survives(Role::Server);
+}
+
+#[test]
+fn an_exit_while_nobody_looks_is_known_afterwards() {
+    let cluster = Cluster::start(1).unwrap();
+    let pool = cluster.pool("unseen");
+    let script = "until [ -e /go ]; do usleep 20000; done; echo last words; exit 42";
+    pool.docker(&["run", "-d", "--name", "u", "busybox", "sh", "-c", script])
+        .ok();
+    let pid = pool.inspect("u", "{{.State.Pid}}");
+    cluster.kill(Role::Server);
+    cluster.kill(Role::Agent);
+    std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+    eventually("it ends", || {
+        let left = processes_with(script);
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    });
+    cluster.up(1).unwrap();
+    eventually("its end is known", || {
+        match pool
+            .docker(&[
+                "inspect",
+                "-f",
+                "{{.State.Status}} {{.State.ExitCode}}",
+                "u",
+            ])
+            .finish()
+        {
+            done if done.stdout == "exited 42" => Ok(()),
+            done => Err(format!("{done:?}")),
+        }
+    });
+    assert_eq!(pool.docker(&["logs", "u"]).ok(), "last words");
+}
+
+#[test]
+fn the_whole_cluster_comes_back_after_all_of_it_was_killed() {
+    let cluster = Cluster::start(2).unwrap();
+    let pool = cluster.pool("all");
+    pool.docker(&["run", "-d", "--name", "one", "busybox", "sh", "-c", COUNT])
+        .ok();
+    pool.docker(&["create", "--name", "two", "busybox", "echo", "later"])
+        .ok();
+    goes_on(&pool, "one", 3);
+    cluster.kill(Role::Agent);
+    cluster.kill(Role::Server);
+    cluster.up(2).unwrap();
+    goes_on(&pool, "one", 10);
+    assert_eq!(pool.docker(&["start", "-a", "two"]).ok(), "later");
+}
+
+#[test]
+fn down_leaves_no_trace() {
+    let cluster = Cluster::start(2).unwrap();
+    let before = traces(&cluster);
+    assert!(
+        !before.is_empty(),
+        "the test does not see what a running cluster leaves"
+    );
+    let pool = cluster.pool("trace");
+    pool.docker(&["run", "-d", "--name", "x", "busybox", "sleep", "4712"])
+        .ok();
+    cluster.down().unwrap();
+    assert_eq!(traces(&cluster), Vec::<String>::new());
+    assert_eq!(processes_with("4712"), Vec::<i32>::new());
+}
+
+/// Mounts, processes and namespaces that belong to the cluster.
+fn traces(cluster: &Cluster) -> Vec<String> {
+    let data = cluster.data().display().to_string();
+    let mut found = Vec::new();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    found.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&data))
+            .map(str::to_owned),
+    );
+    for role in [Role::Server, Role::Agent] {
+        found.extend(
+            cluster
+                .pids(role)
+                .iter()
+                .map(|pid| format!("{role:?} {pid}")),
+        );
+    }
+    found
+}

@@ -1,0 +1,15 @@
+//! Scenarios from outside: a real cluster, the unmodified docker client, raw HTTP.
+//!
+//! All tests share one cluster of three hosts and make pools of their own; those that kill servers or agents start a
+//! cluster of their own ([`crash`]).
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod bad_input;
+mod basics;
+mod crash;
+mod images;
+mod isolation;
+mod limits;
+mod restart;
+mod streams;

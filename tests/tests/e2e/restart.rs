@@ -1,0 +1,106 @@
+//! Restart policies run on the host.
+
+use e2e::{Cluster, Pool, Role, eventually, processes_with};
+
+/// Waits until the container was restarted at least `times` times.
+fn restarted(pool: &Pool, name: &str, times: u32) {
+    eventually("it restarts", || {
+        match pool.inspect(name, "{{.RestartCount}}").parse::<u32>() {
+            Ok(count) if count >= times => Ok(()),
+            count => Err(format!("{count:?} of {times}")),
+        }
+    });
+}
+
+#[test]
+fn a_failing_container_is_restarted_as_often_as_allowed() {
+    let pool = Cluster::shared().pool("policy");
+    pool.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "f",
+        "--restart",
+        "on-failure:2",
+        "busybox",
+        "sh",
+        "-c",
+        "echo x; exit 1",
+    ])
+    .ok();
+    eventually("it is given up", || {
+        match pool.inspect(
+            "f",
+            "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}",
+        ) {
+            state if state == "exited 2 1" => Ok(()),
+            state => Err(state),
+        }
+    });
+    assert_eq!(pool.docker(&["logs", "f"]).ok(), "x\nx\nx");
+}
+
+#[test]
+fn a_stopped_container_stays_stopped() {
+    let pool = Cluster::shared().pool("always");
+    pool.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "a",
+        "--restart",
+        "always",
+        "busybox",
+        "sh",
+        "-c",
+        "sleep 0.1",
+    ])
+    .ok();
+    restarted(&pool, "a", 2);
+    pool.docker(&["stop", "-t", "0", "a"]).ok();
+    assert_eq!(pool.inspect("a", "{{.State.Status}}"), "exited");
+    let count = pool.inspect("a", "{{.RestartCount}}");
+    pool.docker(&["run", "--rm", "busybox", "true"]).ok();
+    assert_eq!(
+        pool.inspect("a", "{{.State.Status}} {{.RestartCount}}"),
+        format!("exited {count}")
+    );
+}
+
+#[test]
+fn policies_work_without_a_server() {
+    let cluster = Cluster::start(1).unwrap();
+    let pool = cluster.pool("alone");
+    let script = "echo up; sleep 4711";
+    pool.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "a",
+        "--restart",
+        "always",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])
+    .ok();
+    let pid: i32 = pool.inspect("a", "{{.State.Pid}}").parse().unwrap();
+    cluster.kill(Role::Server);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    eventually("the host starts it again, with no server to ask", || {
+        let running = processes_with(script);
+        if running.iter().any(|new| *new != pid) {
+            Ok(())
+        } else {
+            Err(format!("{running:?}"))
+        }
+    });
+    cluster.up(1).unwrap();
+    restarted(&pool, "a", 1);
+    assert_eq!(pool.docker(&["logs", "a"]).ok(), "up\nup");
+}

@@ -1,2 +1,83 @@
-//! Benchmarks.
-fn main() {}
+//! Benchmarks: each is one subcommand that prints a table, or one JSON object with the same figures.
+//!
+//! Start at [`BENCHES`]. What compares with dockerd runs both side by side in one run, with the same client and image.
+//! Nothing is left on the machine: the engines are started with folders and namespaces of their own.
+
+mod demo;
+mod engines;
+mod memory;
+mod parallel;
+mod report;
+mod run;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use report::Report;
+
+/// What the benchmarks may be told.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", about = "Run one benchmark")]
+struct Options {
+    /// Which one; without a name the list is printed.
+    name: Option<String>,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Repetitions, where a benchmark repeats.
+    #[arg(long)]
+    rounds: Option<u32>,
+}
+
+/// One benchmark.
+struct Bench {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Options) -> Result<Report>,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "run",
+        what: "docker run --rm IMAGE true, against dockerd, side by side",
+        run: run::run,
+    },
+    Bench {
+        name: "parallel",
+        what: "100 containers with docker run -d, 16 at a time, against dockerd",
+        run: parallel::run,
+    },
+    Bench {
+        name: "memory",
+        what: "shim, agent and server with 3 hosts and 100 containers",
+        run: memory::run,
+    },
+    Bench {
+        name: "demo",
+        what: "from nothing to running containers, after the build",
+        run: demo::run,
+    },
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let Some(name) = &options.name else {
+        for bench in BENCHES {
+            println!("{:10} {}", bench.name, bench.what);
+        }
+        return Ok(());
+    };
+    let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
+        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+        bail!(
+            "there is no benchmark {name}; there are {}",
+            names.join(", ")
+        );
+    };
+    let report = (bench.run)(&options)?;
+    if options.json {
+        println!("{}", report.json());
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(())
+}

@@ -104,6 +104,31 @@ pub fn up(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
+/// How many seconds the demo takes after the build, in a folder of its own that is removed again.
+///
+/// # Errors
+/// When a step fails.
+pub fn measure(repo: &Repo) -> Result<f64> {
+    let docker = setup::docker_client(repo)?;
+    let plimsoll = build(repo)?;
+    for name in ["busybox", "nginx", "redis"] {
+        images::build(repo, name)?;
+    }
+    let data = std::env::temp_dir().join(format!("plimsoll-demo-{}", std::process::id()));
+    let demo = Demo {
+        plimsoll,
+        docker,
+        data,
+    };
+    let started = Instant::now();
+    let result = demo.start(repo).map(|()| started.elapsed().as_secs_f64());
+    let mut down = Command::new(&demo.plimsoll);
+    let down = process::read(down.args(["dev", "down", "--data"]).arg(&demo.data));
+    remove(&demo.data)?;
+    down?;
+    result
+}
+
 /// Builds the programs and returns the path of `plimsoll`; the shim is beside it.
 ///
 /// # Errors

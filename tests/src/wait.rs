@@ -22,7 +22,7 @@ pub fn eventually<T, E: Display>(what: &str, mut look: impl FnMut() -> Result<T,
             Err(last) if started.elapsed() > DEADLINE => {
                 panic!("{what}: not within {DEADLINE:?}; last seen: {last}")
             }
-            // tidy: poll interval
+            // tidy: sleep: pause between two looks
             Err(_) => std::thread::sleep(POLL),
         }
     }

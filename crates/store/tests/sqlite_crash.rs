@@ -134,6 +134,7 @@ fn write_and_kill(path: &Path, seed: u64, acknowledged: &mut Acknowledged) {
     let mut child = start(path);
     let output = BufReader::new(child.stdout.take().unwrap());
     let deadline = Instant::now() + patience(seed);
+    // tidy: sleep: the kill comes at an arbitrary moment
     std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
     child.kill().unwrap();
     let status = child.wait().unwrap();

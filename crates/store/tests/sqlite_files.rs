@@ -374,6 +374,7 @@ async fn after_restart(path: &Path, written: usize) -> usize {
     let deadline = Instant::now() + Duration::from_secs(30);
     while put_unless_full(&store, written).await.is_none() {
         assert!(Instant::now() < deadline, "still full");
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     same(&store, written / 2..written + 1);
@@ -412,6 +413,7 @@ async fn filled_by_others(path: &Path, written: usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while put_unless_full(&store, written + 1).await.is_none() || !reserve.exists() {
         assert!(Instant::now() < deadline, "still full");
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(Duration::from_millis(20)).await;
         drop(
             store

@@ -6,8 +6,9 @@ use super::{Finding, SourceFile, Tree};
 /// Longer files are reported, not refused: one idea per file counts, the number is a guide.
 const LONG_FILE_LINES: usize = 600;
 
-/// A line that carries this mark may sleep in a test: the pause between two looks at a condition.
-const POLL_MARK: &str = "tidy: poll interval";
+/// A line with this mark and a reason (on it or above it) may sleep in a test, as the pause between two looks at a
+/// condition does.
+const POLL_MARK: &str = "tidy: sleep: ";
 
 /// Every Rust file opens with `//!`.
 pub(super) fn module_docs(tree: &Tree) -> Vec<Finding> {
@@ -60,7 +61,9 @@ pub(super) fn sleeps_in_tests(tree: &Tree) -> Vec<Finding> {
                 findings.push(Finding::at(
                     &file.path,
                     index + 1,
-                    format!("sleeps: wait for a condition (the pause of a poll loop is marked `// {POLL_MARK}`)"),
+                    format!(
+                        "sleeps: wait for a condition (or say why not: `// {POLL_MARK}reason`)"
+                    ),
                 ));
             }
         }

@@ -212,7 +212,7 @@ fn sleeps_are_found_in_tests_only() {
         ),
         (
             "crates/b/tests/t.rs",
-            "// tidy: poll interval\nfn a() { std::thread::sleep(x) }\n",
+            "// tidy: sleep: pause of a poll loop\nfn a() { std::thread::sleep(x) }\n",
         ),
     ]);
     expect_one("sleeps in tests", &tree, "crates/a/tests/t.rs:1");

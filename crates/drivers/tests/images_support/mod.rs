@@ -217,6 +217,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

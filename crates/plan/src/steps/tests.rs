@@ -1,1 +1,1 @@
-
+//! What a host does next, case by case.

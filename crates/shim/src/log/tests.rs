@@ -1,3 +1,5 @@
+//! The log format: what is written is read, what is damaged is noticed.
+
 use std::fs;
 
 use proptest::prelude::*;

@@ -120,6 +120,7 @@ impl Etcd {
             }
             let log = || std::fs::read_to_string(self.folder.path().join("m0.log"));
             assert!(Instant::now() < deadline, "etcd is not ready: {:?}", log());
+            // tidy: sleep: pause between two looks
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -188,6 +188,7 @@ async fn snapshots_stay_as_they_are<F: Future<Output = Fresh>>(open: impl Fn(His
         let first = said("a");
         tokio::select! {
             changed = revisions.changed() => changed.unwrap(),
+            // tidy: sleep: pause between two looks
             () = tokio::time::sleep(Duration::from_millis(5)) => {}
         }
         assert_eq!(

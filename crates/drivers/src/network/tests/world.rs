@@ -191,6 +191,7 @@ pub(super) fn serve(address: &str) -> Server {
                 Ok((mut stream, peer)) => {
                     let _ = stream.write_all(peer.ip().to_string().as_bytes());
                 }
+                // tidy: sleep: pause between two looks
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
         }

@@ -1,4 +1,4 @@
 //! drivers.
 
 pub mod images;
-pub mod network;
+pub mod oci;

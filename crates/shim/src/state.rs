@@ -34,6 +34,9 @@ pub struct ShimState {
     pub task: Option<ProcessId>,
     /// Number of the run, once started.
     pub run: Option<u64>,
+    /// When the task was started, nanoseconds since 1970.
+    #[serde(default)]
+    pub started_ns: Option<u64>,
 }
 
 /// Version written into [`ShimState::version`].

@@ -574,6 +574,7 @@ impl Supervisor {
             shim: self.me,
             task,
             run: task.map(|_| self.run),
+            started_ns: task.map(|_| self.started_ns),
         };
         state::write(&self.dir, STATE_FILE, &state).map(drop)
     }

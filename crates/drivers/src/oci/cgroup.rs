@@ -1,0 +1,548 @@
+//! The cgroups of tasks: `plimsoll/<host>/<pool>/<workload>` on cgroup v1, hybrid and v2.
+//!
+//! What it is: making, limiting, freezing, killing and removing that subtree. What it is not: measuring
+//! (see [`super::stats`]) and placing processes (a shim writes itself into the files of [`Cgroup::placement`]).
+//! Start with [`Cgroups::detect`]. Always holds: nothing outside the subtree is written, except that
+//! controllers are switched on for it on v2.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::workload::{DeviceMapping, Resources};
+use model::{PoolId, WorkloadId};
+use shim::message::{CgroupView, Placement};
+
+/// Controllers used on v1; what is not mounted is left out.
+const V1_CONTROLLERS: [&str; 8] =
+    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"];
+/// Controllers used on v2.
+const V2_CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+/// A freezer needs a moment for processes in system calls.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+/// A killed task leaves its cgroups within milliseconds; a stuck one (dead network disk) may take long.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cgroup operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No cgroup file system is mounted.
+    #[error("no cgroup file system is mounted")]
+    NotMounted,
+    /// A file could not be used.
+    #[error("cgroup file {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Processes did not freeze in time.
+    #[error("processes could not be frozen in time")]
+    Freeze,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError + '_ {
+    move |source| CgroupError::File { path: path.display().to_string(), source }
+}
+
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(path, value).map_err(at(path))
+}
+
+/// How cgroups are mounted on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Controllers in hierarchies of their own.
+    V1,
+    /// As `V1`, with an additional v2 hierarchy without controllers.
+    Hybrid,
+    /// One hierarchy.
+    V2,
+}
+
+impl Version {
+    /// `v1`, `hybrid` or `v2`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::V1 => "v1",
+            Version::Hybrid => "hybrid",
+            Version::V2 => "v2",
+        }
+    }
+}
+
+/// The cgroup file systems of this host.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    version: Version,
+    /// Controller to mount point; on v2 one entry with an empty name.
+    mounts: BTreeMap<String, PathBuf>,
+    base: PathBuf,
+}
+
+impl Cgroups {
+    /// Looks at the mount table of the calling process.
+    ///
+    /// # Errors
+    /// When there are no cgroups.
+    pub fn detect(host: &str) -> Result<Cgroups, CgroupError> {
+        let path = Path::new("/proc/self/mountinfo");
+        let table = fs::read_to_string(path).map_err(at(path))?;
+        Cgroups::from_mountinfo(&table, host)
+    }
+
+    fn from_mountinfo(table: &str, host: &str) -> Result<Cgroups, CgroupError> {
+        let mut v1 = BTreeMap::new();
+        let mut unified = None;
+        for line in table.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let mut fields = left.split(' ');
+            let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
+            let mut right = right.split(' ');
+            match (right.next(), right.nth(1)) {
+                // A bind mount of a part is somebody's container, not the hierarchy.
+                _ if root != "/" => {}
+                (Some("cgroup2"), _) => unified = unified.or(Some(PathBuf::from(point))),
+                (Some("cgroup"), Some(options)) => {
+                    for controller in options.split(',').filter(|name| V1_CONTROLLERS.contains(name)) {
+                        v1.entry(controller.to_owned()).or_insert_with(|| PathBuf::from(point));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let base = Path::new("plimsoll").join(host);
+        match (v1.is_empty(), unified) {
+            (true, None) => Err(CgroupError::NotMounted),
+            (true, Some(point)) => {
+                Ok(Cgroups { version: Version::V2, mounts: BTreeMap::from([(String::new(), point)]), base })
+            }
+            (false, Some(_)) => Ok(Cgroups { version: Version::Hybrid, mounts: v1, base }),
+            (false, None) => Ok(Cgroups { version: Version::V1, mounts: v1, base }),
+        }
+    }
+
+    /// How cgroups are mounted.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The cgroup of a pool: limits written here bound all its workloads together.
+    #[must_use]
+    pub fn pool(&self, pool: &PoolId) -> Cgroup {
+        self.at(self.base.join(pool.as_str()))
+    }
+
+    /// The cgroup of a workload.
+    #[must_use]
+    pub fn workload(&self, pool: &PoolId, workload: &WorkloadId) -> Cgroup {
+        self.at(self.base.join(pool.as_str()).join(workload.as_str()))
+    }
+
+    fn at(&self, path: PathBuf) -> Cgroup {
+        Cgroup { version: self.version, mounts: self.mounts.clone(), path }
+    }
+
+    /// Removes the host's whole subtree if no process is in it; for taking a host down.
+    ///
+    /// # Errors
+    /// When a process is still there.
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        let mut points: Vec<_> = self.mounts.values().collect();
+        points.dedup();
+        for point in points {
+            remove_tree(&point.join(&self.base), 0)?;
+            // Other hosts on this machine may still be below.
+            let _ = fs::remove_dir(point.join("plimsoll"));
+        }
+        Ok(())
+    }
+}
+
+fn remove_tree(dir: &Path, depth: u32) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(at(dir))?,
+    };
+    // A task may have made cgroups of its own; nobody nests deeper than this.
+    if depth < 16 {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_tree(&entry.path(), depth + 1)?;
+            }
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(at(dir)),
+    }
+}
+
+/// One cgroup in all hierarchies.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    version: Version,
+    mounts: BTreeMap<String, PathBuf>,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Path below the mount points, as an OCI runtime wants it.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.path.display())
+    }
+
+    fn is_v2(&self) -> bool {
+        self.version == Version::V2
+    }
+
+    /// Directory of a controller, if it is there.
+    pub(super) fn dir(&self, controller: &str) -> Option<PathBuf> {
+        let key = if self.is_v2() { "" } else { controller };
+        self.mounts.get(key).map(|point| point.join(&self.path))
+    }
+
+    /// Directories, each once (controllers may share a hierarchy).
+    fn dirs(&self) -> Vec<PathBuf> {
+        let mut points: Vec<_> = self.mounts.values().collect();
+        points.sort();
+        points.dedup();
+        points.into_iter().map(|point| point.join(&self.path)).collect()
+    }
+
+    /// Makes it in all hierarchies, and all above it.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn create(&self) -> Result<(), CgroupError> {
+        for dir in self.dirs() {
+            if !dir.exists() && !self.is_v2() {
+                fs::create_dir_all(&dir).map_err(at(&dir))?;
+            }
+        }
+        match self.mounts.get("") {
+            Some(point) => self.create_v2(point),
+            None => self.inherit_cpuset(),
+        }
+    }
+
+    fn create_v2(&self, point: &Path) -> Result<(), CgroupError> {
+        let mut dir = point.to_owned();
+        for part in &self.path {
+            // One by one: a controller that this kernel lacks must not take the others along.
+            for controller in V2_CONTROLLERS {
+                let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            dir.push(part);
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&dir)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A new cpuset on v1 is empty and takes no process; it gets what its parent has.
+    fn inherit_cpuset(&self) -> Result<(), CgroupError> {
+        let Some(point) = self.mounts.get("cpuset") else { return Ok(()) };
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let mut dir = point.clone();
+            let mut value = fs::read_to_string(dir.join(file)).map_err(at(&dir))?;
+            for part in &self.path {
+                dir.push(part);
+                let own = dir.join(file);
+                let present = fs::read_to_string(&own).map_err(at(&own))?;
+                if present.trim().is_empty() {
+                    write(&own, value.trim())?;
+                } else {
+                    value = present;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files for a shim to place itself, to watch, and to show to its task.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        let dirs = self.dirs();
+        let oom = self.dir("memory").map(|dir| {
+            dir.join(if self.is_v2() { "memory.events" } else { "memory.oom_control" })
+        });
+        let view = if self.is_v2() {
+            dirs.iter().map(|dir| CgroupView { name: String::new(), source: dir.clone() }).collect()
+        } else {
+            let mut points: Vec<_> = self.mounts.values().collect();
+            points.sort();
+            points.dedup();
+            let name = |point: &Path| point.file_name().map(|name| name.to_string_lossy().into_owned());
+            points
+                .into_iter()
+                .filter_map(|point| Some(CgroupView { name: name(point)?, source: point.join(&self.path) }))
+                .collect()
+        };
+        Placement { procs: dirs.iter().map(|dir| dir.join("cgroup.procs")).collect(), oom, view }
+    }
+
+    /// Writes limits; also for a running task.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value.
+    pub fn limit(&self, resources: &Resources) -> Result<(), CgroupError> {
+        if self.is_v2() { self.limit_v2(resources) } else { self.limit_v1(resources) }
+    }
+
+    fn limit_v1(&self, r: &Resources) -> Result<(), CgroupError> {
+        if let Some(dir) = self.dir("memory") {
+            self.limit_memory_v1(&dir, r)?;
+        }
+        if let Some(dir) = self.dir("cpu") {
+            if let Some(shares) = r.cpu_shares.filter(|shares| *shares > 0) {
+                write(&dir.join("cpu.shares"), &shares.to_string())?;
+            }
+            if let Some((quota, period)) = cpu_quota(r) {
+                write(&dir.join("cpu.cfs_period_us"), &period.to_string())?;
+                write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
+            }
+        }
+        self.limit_cpuset(r)?;
+        if let (Some(dir), Some(limit)) = (self.dir("pids"), r.pids_limit) {
+            write(&dir.join("pids.max"), &pids_max(limit))?;
+        }
+        if let (Some(dir), Some(weight)) = (self.dir("blkio"), r.blkio_weight.filter(|weight| *weight > 0)) {
+            // Only some I/O schedulers have weights; without one there is nothing to weigh.
+            let files = ["blkio.weight", "blkio.bfq.weight"];
+            if let Some(file) = files.into_iter().map(|name| dir.join(name)).find(|file| file.exists()) {
+                write(&file, &weight.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit_memory_v1(&self, dir: &Path, r: &Resources) -> Result<(), CgroupError> {
+        let (limit, both) = (dir.join("memory.limit_in_bytes"), dir.join("memory.memsw.limit_in_bytes"));
+        let swap = memory_and_swap(r).filter(|_| both.exists());
+        if let Some(bytes) = r.memory_limit {
+            // The sum may never be below the memory limit: which comes first depends on the old values.
+            match (write(&limit, &bytes.to_string()), swap) {
+                (Err(_), Some(swap)) => {
+                    write(&both, &swap.to_string())?;
+                    write(&limit, &bytes.to_string())?;
+                }
+                (result, _) => result?,
+            }
+        }
+        if let Some(swap) = swap {
+            write(&both, &swap.to_string())?;
+        }
+        if let Some(bytes) = r.memory_reservation {
+            write(&dir.join("memory.soft_limit_in_bytes"), &bytes.to_string())?;
+        }
+        if let Some(swappiness) = r.memory_swappiness {
+            write(&dir.join("memory.swappiness"), &swappiness.to_string())?;
+        }
+        if r.oom_kill_disable {
+            write(&dir.join("memory.oom_control"), "1")?;
+        }
+        Ok(())
+    }
+
+    fn limit_cpuset(&self, r: &Resources) -> Result<(), CgroupError> {
+        let Some(dir) = self.dir("cpuset") else { return Ok(()) };
+        for (file, value) in [("cpuset.cpus", &r.cpuset_cpus), ("cpuset.mems", &r.cpuset_mems)] {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                write(&dir.join(file), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit_v2(&self, r: &Resources) -> Result<(), CgroupError> {
+        let Some(dir) = self.dir("") else { return Ok(()) };
+        if let Some(bytes) = r.memory_limit {
+            write(&dir.join("memory.max"), &bytes.to_string())?;
+            let swap = dir.join("memory.swap.max");
+            if let Some(both) = memory_and_swap(r).filter(|_| swap.exists()) {
+                let only = u64::try_from(both).ok().map(|both| both.saturating_sub(bytes));
+                write(&swap, &only.map_or("max".to_owned(), |only| only.to_string()))?;
+            }
+        }
+        if let Some(bytes) = r.memory_reservation {
+            write(&dir.join("memory.low"), &bytes.to_string())?;
+        }
+        if let Some(shares) = r.cpu_shares.filter(|shares| *shares > 0) {
+            write(&dir.join("cpu.weight"), &cpu_weight(shares).to_string())?;
+        }
+        if let Some((quota, period)) = cpu_quota(r) {
+            let quota = if quota < 0 { "max".to_owned() } else { quota.to_string() };
+            write(&dir.join("cpu.max"), &format!("{quota} {period}"))?;
+        }
+        self.limit_cpuset(r)?;
+        if let Some(limit) = r.pids_limit {
+            write(&dir.join("pids.max"), &pids_max(limit))?;
+        }
+        let weight = dir.join("io.weight");
+        if let Some(value) = r.blkio_weight.filter(|value| *value > 0 && weight.exists()) {
+            // 10..1000 becomes 1..10000, as runc does it.
+            let value = 1 + (u64::from(value.max(10)) - 10) * 9999 / 990;
+            write(&weight, &format!("default {value}"))?;
+        }
+        Ok(())
+    }
+
+    /// Allows the devices that every task may use, and those handed in. On v2 this needs a BPF program.
+    ///
+    /// # Errors
+    /// When the kernel refuses a rule.
+    pub fn allow_devices(&self, mapped: &[DeviceMapping], all: bool) -> Result<(), CgroupError> {
+        let Some(dir) = self.dir("devices").filter(|_| !self.is_v2()) else { return Ok(()) };
+        if all {
+            return write(&dir.join("devices.allow"), "a");
+        }
+        write(&dir.join("devices.deny"), "a")?;
+        for rule in super::devices::rules(mapped) {
+            write(&dir.join("devices.allow"), &rule.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Processes in it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let dir = if self.is_v2() { self.dir("") } else { self.dir("pids").or_else(|| self.dir("memory")) };
+        let text = dir.and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok()).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Whether its processes are frozen.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        if self.is_v2() {
+            let file = self.dir("").map(|dir| dir.join("cgroup.freeze"));
+            return file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1");
+        }
+        let file = self.dir("freezer").map(|dir| dir.join("freezer.state"));
+        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() != "THAWED")
+    }
+
+    /// Stops or continues all processes; returns when that is done. Blocks for milliseconds.
+    ///
+    /// # Errors
+    /// When a process does not freeze; the others are thawed again then.
+    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        let begin = std::time::Instant::now();
+        loop {
+            if self.freeze_once(frozen)? {
+                return Ok(());
+            }
+            if begin.elapsed() > FREEZE_PATIENCE {
+                self.freeze_once(false)?;
+                return Err(CgroupError::Freeze);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn freeze_once(&self, frozen: bool) -> Result<bool, CgroupError> {
+        if self.is_v2() {
+            let Some(dir) = self.dir("") else { return Ok(true) };
+            write(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+            let events = dir.join("cgroup.events");
+            let text = fs::read_to_string(&events).map_err(at(&events))?;
+            return Ok(text.contains(if frozen { "frozen 1" } else { "frozen 0" }));
+        }
+        let Some(dir) = self.dir("freezer") else { return Ok(true) };
+        let file = dir.join("freezer.state");
+        let wanted = if frozen { "FROZEN" } else { "THAWED" };
+        // Writing again picks up processes that were forked in between.
+        write(&file, wanted)?;
+        Ok(fs::read_to_string(&file).map_err(at(&file))?.trim() == wanted)
+    }
+
+    /// Kills all processes, also frozen ones.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be thawed.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        if let Some(dir) = self.dir("").filter(|dir| self.is_v2() && dir.join("cgroup.kill").exists()) {
+            return write(&dir.join("cgroup.kill"), "1");
+        }
+        // More rounds for what is forked meanwhile; a bomb is bounded by its pids limit.
+        for _ in 0..100 {
+            let processes = self.processes();
+            if processes.is_empty() {
+                break;
+            }
+            for pid in processes {
+                // Gone meanwhile is as good as killed.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            if self.is_frozen() {
+                self.freeze(false)?;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Removes it, waiting for dying processes. Blocks for up to a minute; never on the way of an answer.
+    ///
+    /// # Errors
+    /// When something is still in it after that.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let begin = std::time::Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let result = self.dirs().iter().try_for_each(|dir| remove_tree(dir, 0));
+            if result.is_ok() || begin.elapsed() > REMOVE_PATIENCE {
+                return result;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Memory and swap together, as Docker defines it: twice the memory unless said otherwise; -1 for no limit.
+pub(super) fn memory_and_swap(r: &Resources) -> Option<i64> {
+    match (r.memory_swap.filter(|swap| *swap != 0), r.memory_limit) {
+        (Some(swap), _) => Some(swap.max(-1)),
+        (None, Some(limit)) => i64::try_from(limit.saturating_mul(2)).ok(),
+        (None, None) => None,
+    }
+}
+
+/// Quota (-1: none) and period in microseconds.
+pub(super) fn cpu_quota(r: &Resources) -> Option<(i64, u64)> {
+    const PERIOD: u64 = 100_000;
+    if let Some(millis) = r.cpu_limit_millis.filter(|millis| *millis > 0) {
+        // The kernel takes no quota below one millisecond.
+        let quota = (millis.saturating_mul(PERIOD) / 1000).max(1000);
+        return Some((i64::try_from(quota).ok()?, PERIOD));
+    }
+    let period = r.cpu_period_us.filter(|period| *period > 0);
+    let quota = r.cpu_quota_us.filter(|quota| *quota != 0);
+    if period.is_none() && quota.is_none() {
+        return None;
+    }
+    Some((quota.unwrap_or(-1).max(-1), period.unwrap_or(PERIOD)))
+}
+
+fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+fn pids_max(limit: i64) -> String {
+    if limit < 1 { "max".to_owned() } else { limit.to_string() }
+}
+
+#[cfg(test)]
+#[path = "cgroup_tests.rs"]
+mod tests;

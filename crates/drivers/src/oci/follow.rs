@@ -1,0 +1,283 @@
+//! Output of a task as a stream, while it is written.
+//!
+//! Start with [`follow`]. Always holds: an attached reader slows the task down rather than lose output; a
+//! log reader does not.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent::driver::{DriverError, FollowFrom, FollowRequest, Output, OutputStream};
+use bytes::Bytes;
+use shim::log::{Entry, LogReader, Record, Stream};
+use shim::message::{Phase, Request, Subscribe};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::client::Connection;
+use super::observe::timestamp;
+use super::runtime::{Inner, failed, unknown};
+
+/// Pieces read ahead of a slow client, each at most 64 KiB.
+const AHEAD: usize = 4;
+/// A holding reader says so often how far it is while it catches up; far below any log's size.
+const ACK_STEP: u64 = 256 << 10;
+
+/// What of the output is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) since_ms: Option<i64>,
+    pub(super) until_ms: Option<i64>,
+}
+
+impl Choice {
+    fn wants(&self, record: &Record) -> bool {
+        let wanted = match record.stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+            Stream::RunStart => false,
+        };
+        let ms = timestamp(record.time_ns).millis();
+        wanted && self.since_ms.is_none_or(|since| ms >= since)
+    }
+
+    fn is_after(&self, record: &Record) -> bool {
+        self.until_ms.is_some_and(|until| timestamp(record.time_ns).millis() > until)
+    }
+}
+
+fn output(record: Record) -> Output {
+    Output {
+        stderr: record.stream == Stream::Stderr,
+        time: timestamp(record.time_ns),
+        bytes: Bytes::from(record.bytes),
+    }
+}
+
+type Sender = mpsc::Sender<Result<Output, DriverError>>;
+
+/// The stream for a request.
+pub(super) async fn follow(inner: &Arc<Inner>, request: &FollowRequest) -> Result<OutputStream, DriverError> {
+    let waits_for_run = matches!(request.from, FollowFrom::Run(_));
+    if inner.task(&request.id).is_none() && inner.look_at(&request.id).await.is_none() && !waits_for_run {
+        return Err(unknown(&request.id));
+    }
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let (inner, request) = (Arc::clone(inner), request.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = sender.closed() => {}
+            result = serve(&inner, &request, &sender) => {
+                if let Err(error) = result {
+                    // A reader that is gone needs no error.
+                    let _ = sender.send(Err(error)).await;
+                }
+            }
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+async fn serve(inner: &Arc<Inner>, request: &FollowRequest, sender: &Sender) -> Result<(), DriverError> {
+    let dir = inner.dir(&request.id).sub("log");
+    let mut choice =
+        Choice { stdout: request.stdout, stderr: request.stderr, since_ms: None, until_ms: request.until_ms };
+    let mut reader = LogReader::new(&dir, 0);
+    let mut hold = false;
+    match request.from {
+        FollowFrom::Start => {}
+        FollowFrom::SinceMs(since) => choice.since_ms = Some(since),
+        FollowFrom::End => {
+            reader = LogReader::new(&dir, end_of(&dir)?);
+            hold = request.follow;
+        }
+        FollowFrom::Lines(lines) => {
+            let end = last_lines(&dir, lines, &choice, sender).await?;
+            reader = LogReader::new(&dir, end);
+        }
+        FollowFrom::Run(run) => {
+            if !wait_for_run(inner, request, run).await {
+                return Ok(());
+            }
+            if let Some(offset) = offset_of_run(&dir, run)? {
+                reader = LogReader::new(&dir, offset);
+            }
+            hold = true;
+        }
+    }
+    let connection = match inner.task(&request.id).and_then(|task| task.connection) {
+        Some(connection) if request.follow => Connection::connect(connection.dir()).await.ok(),
+        _ => None,
+    };
+    pump(&mut reader, connection.as_ref(), hold, &choice, sender).await
+}
+
+/// Waits until a run has begun; false when it cannot begin any more.
+async fn wait_for_run(inner: &Arc<Inner>, request: &FollowRequest, run: u64) -> bool {
+    let mut changes = inner.changes();
+    let mut existed = false;
+    loop {
+        changes.borrow_and_update();
+        match inner.task(&request.id) {
+            Some(task) if task.run.run > run => return false,
+            Some(task) if task.run.run == run => {
+                let phase = task.connection.as_ref().and_then(|connection| connection.life().borrow().phase.clone());
+                match phase {
+                    Some(Phase::Prepared | Phase::Starting) if !task.status.phase.is_final() => {}
+                    // Running, ended, or failed to start: whatever it wrote is in the log.
+                    _ => return true,
+                }
+                existed = true;
+            }
+            Some(_) => existed = true,
+            None if existed => return false,
+            None => {}
+        }
+        if changes.changed().await.is_err() {
+            return false;
+        }
+    }
+}
+
+/// Hands records on until the task has ended and everything was read.
+pub(super) async fn pump(
+    reader: &mut LogReader,
+    connection: Option<&Connection>,
+    hold: bool,
+    choice: &Choice,
+    sender: &Sender,
+) -> Result<(), DriverError> {
+    let mut life = connection.map(Connection::life);
+    if let Some(connection) = connection {
+        let subscribe = Subscribe { hold, offset: reader.offset() };
+        // Refused only by a shim that is gone; then the log is complete.
+        let _ = connection.call(Request::Subscribe(subscribe)).await;
+    }
+    loop {
+        let over = life.as_mut().is_none_or(|life| {
+            let life = life.borrow_and_update();
+            life.gone || matches!(life.phase, Some(Phase::Exited { .. } | Phase::Failed { .. }))
+        });
+        let mut acknowledged = reader.offset();
+        while let Some(entry) = reader.next_entry().map_err(|error| failed("log", error))? {
+            if let Entry::Record(record) = entry {
+                if choice.is_after(&record) {
+                    return Ok(());
+                }
+                if choice.wants(&record) && sender.send(Ok(output(record))).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if let Some(connection) = connection.filter(|_| hold && reader.offset() - acknowledged > ACK_STEP) {
+                acknowledged = reader.offset();
+                connection.notice(Request::Ack { offset: acknowledged }).await;
+            }
+        }
+        if over {
+            return Ok(());
+        }
+        if let Some(connection) = connection.filter(|_| hold && reader.offset() > acknowledged) {
+            connection.notice(Request::Ack { offset: reader.offset() }).await;
+        }
+        if let Some(life) = &mut life
+            && life.changed().await.is_err()
+        {
+            // The connection ended; one more round reads what is left.
+            continue;
+        }
+    }
+}
+
+fn end_of(dir: &std::path::Path) -> Result<u64, DriverError> {
+    let files = shim::log::files(dir).map_err(|error| failed("log", error))?;
+    let Some((base, path)) = files.last() else { return Ok(0) };
+    let len = std::fs::metadata(path).map_err(|error| failed("log", error))?.len();
+    Ok(base + len)
+}
+
+fn offset_of_run(dir: &std::path::Path, run: u64) -> Result<Option<u64>, DriverError> {
+    let mut reader = LogReader::new(dir, 0);
+    loop {
+        let before = reader.offset();
+        match reader.next_entry().map_err(|error| failed("log", error))? {
+            Some(Entry::Record(record)) => {
+                if record.stream == Stream::RunStart && record.bytes == run.to_string().as_bytes() {
+                    return Ok(Some(before));
+                }
+            }
+            Some(Entry::Gap { .. }) => {}
+            // Rotated away already: what is left is of this run.
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Sends the last lines of what is there; gives the offset to go on from.
+async fn last_lines(dir: &PathBuf, lines: u64, choice: &Choice, sender: &Sender) -> Result<u64, DriverError> {
+    let end = end_of(dir)?;
+    // First the number of lines, then all but the first ones: the log is bounded, and this holds no output.
+    let mut total = 0u64;
+    let mut open = [false; 2];
+    let mut reader = LogReader::new(dir, 0);
+    while let Some(entry) = next_before(&mut reader, end)? {
+        if choice.wants(&entry) {
+            total += entry.bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+            open[usize::from(entry.stream == Stream::Stderr)] = entry.bytes.last().is_some_and(|byte| *byte != b'\n');
+        }
+    }
+    total += open.iter().filter(|open| **open).count() as u64;
+    let mut skip = total.saturating_sub(lines);
+    let mut reader = LogReader::new(dir, 0);
+    while let Some(mut record) = next_before(&mut reader, end)? {
+        if !choice.wants(&record) {
+            continue;
+        }
+        if lines == 0 {
+            break;
+        }
+        while skip > 0 {
+            let Some(at) = record.bytes.iter().position(|byte| *byte == b'\n') else {
+                record.bytes.clear();
+                break;
+            };
+            record.bytes.drain(..=at);
+            skip -= 1;
+        }
+        if !record.bytes.is_empty() && sender.send(Ok(output(record))).await.is_err() {
+            break;
+        }
+    }
+    Ok(end)
+}
+
+fn next_before(reader: &mut LogReader, end: u64) -> Result<Option<Record>, DriverError> {
+    while reader.offset() < end {
+        match reader.next_entry().map_err(|error| failed("log", error))? {
+            Some(Entry::Record(record)) => return Ok(Some(record)),
+            Some(Entry::Gap { .. }) => {}
+            None => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Exec output: all of its own log, held.
+pub(super) fn exec_output(dir: PathBuf, connection: Arc<Connection>, finished: impl FnOnce() + Send + 'static) -> OutputStream {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let choice = Choice { stdout: true, stderr: true, since_ms: None, until_ms: None };
+        let mut reader = LogReader::new(dir, 0);
+        tokio::select! {
+            () = sender.closed() => {}
+            result = pump(&mut reader, Some(&connection), true, &choice, &sender) => {
+                if let Err(error) = result {
+                    // A reader that is gone needs no error.
+                    let _ = sender.send(Err(error)).await;
+                }
+            }
+        }
+        finished();
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}

@@ -1,0 +1,476 @@
+//! The OCI runtime spec of a task: a pure function of the workload and a few paths.
+//!
+//! Start with [`task_spec`]. Always holds: what is not allowed here by name is not in the task; users,
+//! root and network are filled in by the shim, which alone can see into the task's root.
+
+use std::path::{Path, PathBuf};
+
+use model::HostWorkload;
+use model::workload::{Mount, MountSource, NetworkMode, Seccomp, TaskSpec, Ulimit};
+use serde_json::{Value, json};
+
+use super::seccomp::{self, ProfileError, Target};
+
+/// Docker's default set.
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// All that Linux has, in the order of their names.
+pub const ALL_CAPABILITIES: [&str; 41] = [
+    "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
+    "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW",
+    "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+];
+
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Docker's size of `/dev/shm`.
+const DEFAULT_SHM: u64 = 64 << 20;
+
+/// A workload that cannot be run as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Nothing to run.
+    #[error("no command specified")]
+    NoCommand,
+    /// An unknown capability.
+    #[error("unknown capability \"{0}\"")]
+    Capability(String),
+    /// An unknown process limit.
+    #[error("unknown limit \"{0}\"")]
+    Limit(String),
+    /// A mount target that is not an absolute path inside.
+    #[error("mount target \"{0}\" must be an absolute path without ..")]
+    Target(String),
+    /// An option outside the closed list.
+    #[error("tmpfs option \"{0}\" is not allowed")]
+    TmpfsOption(String),
+    /// A device that the host does not have.
+    #[error("\"{0}\" is not a device of the host")]
+    Device(String),
+    /// A system call filter that cannot be used.
+    #[error(transparent)]
+    Seccomp(#[from] ProfileError),
+}
+
+/// What the spec needs besides the workload.
+#[derive(Debug, Clone)]
+pub struct Surroundings<'a> {
+    /// Path below the cgroup mount points.
+    pub cgroup: String,
+    /// Files bound over `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
+    pub etc: &'a Path,
+    /// Where anonymous volumes of the task lie.
+    pub volumes: &'a Path,
+    /// Where named volumes of its pool lie.
+    pub pool_volumes: &'a Path,
+    /// `x86_64` or `aarch64`.
+    pub arch: &'a str,
+    /// Kernel release.
+    pub kernel: (u32, u32),
+    /// Looks at a device of the host.
+    pub device: &'a dyn Fn(&str) -> Option<super::devices::Node>,
+}
+
+/// Folder of a volume mounted at a target.
+#[must_use]
+pub fn volume_dir(name: &str, target: &str, around: &Surroundings<'_>) -> PathBuf {
+    if name.is_empty() {
+        // The target as one file name; two targets never give the same.
+        let encoded: String = target
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("_{byte:02x}") }
+            })
+            .collect();
+        return around.volumes.join(encoded);
+    }
+    around.pool_volumes.join(name)
+}
+
+/// The whole spec. The shim fills in root, user and network.
+///
+/// # Errors
+/// When the workload asks for something that does not exist.
+pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<Value, SpecError> {
+    let spec = &workload.spec;
+    let task = &spec.task;
+    let hostname = if spec.hostname.is_empty() { workload.id.short() } else { &spec.hostname };
+    let capabilities = capabilities(task)?;
+    let mut linux = json!({
+        "cgroupsPath": around.cgroup,
+        "namespaces": namespaces(workload),
+        "sysctl": task.sysctls,
+        "resources": resources(task, around),
+        "rootfsPropagation": "private",
+    });
+    if !task.security.privileged {
+        let paths = |own: &Option<Vec<String>>, default: &[&str]| {
+            own.clone().unwrap_or_else(|| default.iter().map(|path| (*path).to_owned()).collect())
+        };
+        linux["maskedPaths"] = json!(paths(&task.security.masked_paths, &MASKED_PATHS));
+        linux["readonlyPaths"] = json!(paths(&task.security.readonly_paths, &READONLY_PATHS));
+    }
+    if let Some(filter) = filter(task, around, &capabilities)? {
+        linux["seccomp"] = filter;
+    }
+    let devices = devices(task, around)?;
+    if !devices.is_empty() {
+        linux["devices"] = Value::Array(devices);
+    }
+    let mut document = json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs", "readonly": task.security.readonly_rootfs},
+        "process": process(task, hostname, &capabilities)?,
+        "mounts": mounts(workload, around)?,
+        "linux": linux,
+    });
+    if !task.namespaces.host_uts {
+        document["hostname"] = json!(hostname);
+        if !spec.domainname.is_empty() {
+            document["domainname"] = json!(spec.domainname);
+        }
+    }
+    Ok(document)
+}
+
+/// The process of an exec: the task's, with other arguments.
+///
+/// # Errors
+/// As [`task_spec`].
+pub fn exec_process(workload: &HostWorkload, request: &agent::driver::ExecRequest) -> Result<Value, SpecError> {
+    let task = &workload.spec.task;
+    let hostname =
+        if workload.spec.hostname.is_empty() { workload.id.short() } else { &workload.spec.hostname };
+    let own = TaskSpec {
+        entrypoint: Vec::new(),
+        args: request.args.clone(),
+        env: task.env.iter().chain(&request.env).cloned().collect(),
+        working_dir: if request.working_dir.is_empty() { task.working_dir.clone() } else { request.working_dir.clone() },
+        tty: request.tty,
+        ..task.clone()
+    };
+    let capabilities = if request.privileged {
+        ALL_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect()
+    } else {
+        capabilities(task)?
+    };
+    process(&own, hostname, &capabilities)
+}
+
+fn process(task: &TaskSpec, hostname: &str, capabilities: &[String]) -> Result<Value, SpecError> {
+    let args: Vec<&String> = task.entrypoint.iter().chain(&task.args).collect();
+    if args.is_empty() {
+        return Err(SpecError::NoCommand);
+    }
+    let rlimits: Vec<Value> = task.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?;
+    Ok(json!({
+        "terminal": task.tty,
+        "args": args,
+        "env": environment(task, hostname),
+        "cwd": if task.working_dir.is_empty() { "/" } else { &task.working_dir },
+        "user": {"uid": 0, "gid": 0},
+        // Nothing inheritable: that would survive the execve of a file with capabilities (CVE-2022-24769).
+        "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        "rlimits": rlimits,
+        "noNewPrivileges": task.security.no_new_privileges,
+        "oomScoreAdj": task.resources.oom_score_adj.unwrap_or(0),
+    }))
+}
+
+/// Docker's order: defaults first, what was given replaces them; of two values for a name the last counts.
+fn environment(task: &TaskSpec, hostname: &str) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if task.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    for pair in &task.env {
+        let name = pair.split('=').next().unwrap_or(pair);
+        let same = |old: &String| old.split('=').next() == Some(name);
+        match env.iter_mut().find(|old| same(old)) {
+            // A name without value takes the variable away.
+            Some(_) if !pair.contains('=') => env.retain(|old| !same(old)),
+            Some(old) => old.clone_from(pair),
+            None if pair.contains('=') => env.push(pair.clone()),
+            None => {}
+        }
+    }
+    env
+}
+
+fn rlimit(limit: &Ulimit) -> Result<Value, SpecError> {
+    const NAMES: [&str; 15] = [
+        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+        "rttime", "sigpending", "stack",
+    ];
+    if !NAMES.contains(&limit.name.as_str()) {
+        return Err(SpecError::Limit(limit.name.clone()));
+    }
+    // -1 is "no limit", which is the largest number.
+    let value = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);
+    let name = format!("RLIMIT_{}", limit.name.to_uppercase());
+    Ok(json!({"type": name, "soft": value(limit.soft), "hard": value(limit.hard)}))
+}
+
+/// The bounding set: default, plus added, minus dropped; `ALL` in Docker's sense.
+pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
+    let all = || ALL_CAPABILITIES.iter().map(|name| (*name).to_owned());
+    if task.security.privileged {
+        return Ok(all().collect());
+    }
+    let normal = |list: &[String]| -> Result<Vec<String>, SpecError> {
+        list.iter()
+            .map(|name| {
+                let upper = name.to_uppercase();
+                let upper = if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+                if upper == "ALL" || upper == "CAP_ALL" || ALL_CAPABILITIES.contains(&upper.as_str()) {
+                    Ok(upper.replace("CAP_ALL", "ALL"))
+                } else {
+                    Err(SpecError::Capability(name.clone()))
+                }
+            })
+            .collect()
+    };
+    let (add, drop) = (normal(&task.security.cap_add)?, normal(&task.security.cap_drop)?);
+    let has = |list: &[String], name: &str| list.iter().any(|entry| entry == name);
+    let set = all().filter(|name| {
+        if has(&drop, name) {
+            return false;
+        }
+        let base = if has(&add, "ALL") {
+            true
+        } else {
+            !has(&drop, "ALL") && DEFAULT_CAPABILITIES.contains(&name.as_str())
+        };
+        base || has(&add, name)
+    });
+    Ok(set.collect())
+}
+
+fn filter(task: &TaskSpec, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Option<Value>, SpecError> {
+    let profile = match &task.security.seccomp {
+        _ if task.security.privileged => return Ok(None),
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::Default => seccomp::DEFAULT_PROFILE,
+        Seccomp::Custom(profile) => profile,
+    };
+    let target = Target { arch: around.arch, kernel: around.kernel, capabilities };
+    Ok(Some(seccomp::lower(profile, &target)?))
+}
+
+fn namespaces(workload: &HostWorkload) -> Vec<Value> {
+    let modes = &workload.spec.task.namespaces;
+    let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    for (shared, name) in [(modes.host_pid, "pid"), (modes.host_ipc, "ipc"), (modes.host_uts, "uts")] {
+        if !shared {
+            list.push(json!({"type": name}));
+        }
+    }
+    match workload.spec.network {
+        NetworkMode::Host => {}
+        NetworkMode::Bridge | NetworkMode::None | NetworkMode::Workload { .. } => {
+            list.push(json!({"type": "network"}));
+        }
+    }
+    list
+}
+
+/// For external runtimes, which write the limits themselves; the built-in one finds them written.
+fn resources(task: &TaskSpec, around: &Surroundings<'_>) -> Value {
+    let r = &task.resources;
+    let mut rules = vec![json!({"allow": task.security.privileged, "access": "rwm"})];
+    if !task.security.privileged {
+        for rule in super::devices::rules_with(&task.devices, around.device) {
+            let mut value = json!({"allow": true, "type": rule.kind.to_string(), "access": rule.access});
+            if let Some(major) = rule.major {
+                value["major"] = json!(major);
+            }
+            if let Some(minor) = rule.minor {
+                value["minor"] = json!(minor);
+            }
+            rules.push(value);
+        }
+    }
+    let mut memory = json!({});
+    for (name, value) in [
+        ("limit", r.memory_limit.map(|v| json!(v))),
+        ("reservation", r.memory_reservation.map(|v| json!(v))),
+        ("swap", super::cgroup::memory_and_swap(r).map(|v| json!(v))),
+        ("swappiness", r.memory_swappiness.map(|v| json!(v))),
+        ("disableOOMKiller", r.oom_kill_disable.then_some(json!(true))),
+    ] {
+        if let Some(value) = value {
+            memory[name] = value;
+        }
+    }
+    let mut cpu = json!({});
+    let quota = super::cgroup::cpu_quota(r);
+    for (name, value) in [
+        ("shares", r.cpu_shares.filter(|v| *v > 0).map(|v| json!(v))),
+        ("quota", quota.map(|(quota, _)| json!(quota))),
+        ("period", quota.map(|(_, period)| json!(period))),
+        ("cpus", r.cpuset_cpus.as_ref().map(|v| json!(v))),
+        ("mems", r.cpuset_mems.as_ref().map(|v| json!(v))),
+    ] {
+        if let Some(value) = value {
+            cpu[name] = value;
+        }
+    }
+    let mut all = json!({"devices": rules, "memory": memory, "cpu": cpu});
+    if let Some(limit) = r.pids_limit {
+        all["pids"] = json!({"limit": limit.max(0)});
+    }
+    all
+}
+
+fn devices(task: &TaskSpec, around: &Surroundings<'_>) -> Result<Vec<Value>, SpecError> {
+    task.devices
+        .iter()
+        .map(|device| {
+            let node = (around.device)(&device.host_path).ok_or_else(|| SpecError::Device(device.host_path.clone()))?;
+            check_target(&device.path)?;
+            Ok(json!({
+                "path": device.path, "type": node.kind.to_string(), "major": node.major, "minor": node.minor,
+                "fileMode": node.mode, "uid": 0, "gid": 0,
+            }))
+        })
+        .collect()
+}
+
+fn check_target(target: &str) -> Result<(), SpecError> {
+    let parts_ok = target.split('/').all(|part| part != "..");
+    if target.starts_with('/') && parts_ok && !target.contains('\0') && target.trim_matches('/') != "" {
+        return Ok(());
+    }
+    Err(SpecError::Target(target.to_owned()))
+}
+
+fn mounts(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<Vec<Value>, SpecError> {
+    let task = &workload.spec.task;
+    let shm = task.shm_bytes.unwrap_or(DEFAULT_SHM);
+    let sys = if task.security.privileged { "rw" } else { "ro" };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({"destination": target, "type": kind, "source": source, "options": options})
+    };
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", sys]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={shm}")]),
+    ];
+    let taken = |target: &str| task.mounts.iter().any(|mount| mount.target == target);
+    // What the user mounts there replaces ours.
+    list.retain(|mount| !mount["destination"].as_str().is_some_and(taken));
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let target = format!("/etc/{name}");
+        if !taken(&target) {
+            let source = around.etc.join(name);
+            list.push(json!({
+                "destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"],
+            }));
+        }
+    }
+    for mount in &task.mounts {
+        list.push(user_mount(mount, around)?);
+    }
+    Ok(list)
+}
+
+fn user_mount(mount: &Mount, around: &Surroundings<'_>) -> Result<Value, SpecError> {
+    check_target(&mount.target)?;
+    let access = if mount.read_only { "ro" } else { "rw" };
+    let bind = |source: &Path, propagation: &str| {
+        json!({
+            "destination": mount.target, "type": "bind", "source": source,
+            "options": ["rbind", propagation, access],
+        })
+    };
+    Ok(match &mount.source {
+        MountSource::HostPath { path, propagation, create: _ } => {
+            bind(Path::new(path), if propagation.is_empty() { "rprivate" } else { propagation })
+        }
+        MountSource::Volume { name, no_copy: _ } => bind(&volume_dir(name, &mount.target, around), "rprivate"),
+        MountSource::Tmpfs { size_bytes, mode, options } => {
+            let mut all = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned(), access.to_owned()];
+            if let Some(size) = size_bytes {
+                all.push(format!("size={size}"));
+            }
+            // Docker's default mode is that of /tmp.
+            all.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+            for option in options {
+                tmpfs_option(option, &mut all)?;
+            }
+            json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": all})
+        }
+    })
+}
+
+/// A closed list: anything else could reach another file system's options.
+fn tmpfs_option(option: &str, all: &mut Vec<String>) -> Result<(), SpecError> {
+    let opposite = match option {
+        "exec" => "noexec",
+        "noexec" => "exec",
+        "suid" => "nosuid",
+        "nosuid" => "suid",
+        "dev" => "nodev",
+        "nodev" => "dev",
+        other => {
+            let number = other.strip_prefix("uid=").or_else(|| other.strip_prefix("gid="));
+            if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+                all.push(other.to_owned());
+                return Ok(());
+            }
+            return Err(SpecError::TmpfsOption(option.to_owned()));
+        }
+    };
+    all.retain(|old| old != opposite && old != option);
+    all.push(option.to_owned());
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 /// The words of the host protocol that drivers speak, so that they need not know the wire.
 pub use wire::link::{
     Credentials, ErrorClass, ExecExit, ExecRequest, FollowFrom, FollowRequest, ImageProgress,
-    ImportedImage, ProcessTable, PullRequest, SaveImage, TaskStats,
+    ImportedImage, NetworkStats, ProcessTable, PullRequest, SaveImage, TaskStats,
 };
 
 /// Bytes that come as they are read.

@@ -1,4 +1,5 @@
 //! drivers.
 
 pub mod images;
+pub mod network;
 pub mod oci;

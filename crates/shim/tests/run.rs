@@ -45,8 +45,16 @@ fn failures_to_start_are_told_apart_and_in_words() {
     let path = root.dir.path().join("lower/bin/garbage");
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let cases = [
-        ("nowhere", FailureKind::NotFound, "executable file not found in $PATH"),
-        ("/nowhere", FailureKind::NotFound, "no such file or directory"),
+        (
+            "nowhere",
+            FailureKind::NotFound,
+            "executable file not found in $PATH",
+        ),
+        (
+            "/nowhere",
+            FailureKind::NotFound,
+            "no such file or directory",
+        ),
         ("plain", FailureKind::NotExecutable, "permission denied"),
         ("/etc", FailureKind::NotExecutable, "permission denied"),
         ("garbage", FailureKind::NotExecutable, "exec format error"),
@@ -70,20 +78,45 @@ fn users_are_resolved_in_the_image() {
     for (user, groups, expected) in [
         ("", vec![], "uid=0(root) gid=0(root)"),
         ("web", vec![], "uid=33(web) gid=34(web) groups=44(logs)"),
-        ("33:44", vec!["root"], "uid=33(web) gid=44(logs) groups=0(root)"),
+        (
+            "33:44",
+            vec!["root"],
+            "uid=33(web) gid=44(logs) groups=0(root)",
+        ),
         ("1234:5678", vec![], "uid=1234 gid=5678"),
     ] {
         let mut shim = Shim::new();
-        let mut start = shim.start_request(&root, &spec(&["sh", "-c", "id; echo home=$HOME; grep Cap /proc/self/status"], false));
+        let mut start = shim.start_request(
+            &root,
+            &spec(
+                &[
+                    "sh",
+                    "-c",
+                    "id; echo home=$HOME; grep Cap /proc/self/status",
+                ],
+                false,
+            ),
+        );
         start.user = user.to_owned();
         start.groups = groups.iter().map(|group| (*group).to_owned()).collect();
         let (exit, output) = shim.run_start(start);
         assert_eq!(exit.code, 0);
         assert!(output.contains(expected), "{output}");
         // A user other than root holds nothing, but may gain the bounding set through set-uid programs.
-        let effective = if user.is_empty() { "00000000a80425fb" } else { "0000000000000000" };
-        assert!(output.contains(&format!("CapEff:\t{effective}")), "{output}");
-        assert!(output.contains("CapBnd:\t00000000a80425fb") && output.contains("CapInh:\t0000000000000000"), "{output}");
+        let effective = if user.is_empty() {
+            "00000000a80425fb"
+        } else {
+            "0000000000000000"
+        };
+        assert!(
+            output.contains(&format!("CapEff:\t{effective}")),
+            "{output}"
+        );
+        assert!(
+            output.contains("CapBnd:\t00000000a80425fb")
+                && output.contains("CapInh:\t0000000000000000"),
+            "{output}"
+        );
     }
     let mut shim = Shim::new();
     let mut start = shim.start_request(&root, &spec(&["id"], false));
@@ -106,7 +139,10 @@ fn links_in_the_image_do_not_lead_out_of_it() {
     spec["process"]["cwd"] = "/link/deep".into();
     let mut start = shim.start_request(&root, &spec);
     start.user = "evil".to_owned();
-    assert_eq!(shim.start(start.clone()).unwrap_err().kind, FailureKind::User);
+    assert_eq!(
+        shim.start(start.clone()).unwrap_err().kind,
+        FailureKind::User
+    );
     let mut shim = Shim::new();
     start.user = String::new();
     if let What::Task { spec: path, .. } = &mut start.what {
@@ -121,13 +157,19 @@ fn links_in_the_image_do_not_lead_out_of_it() {
 fn a_terminal_has_a_size_echoes_and_changes() {
     let root = Root::new();
     let mut shim = Shim::new();
-    let script = "tty; stty size; read line; echo got $line; stty size; test -t 0 && test -t 2 && exit 5";
+    let script =
+        "tty; stty size; read line; echo got $line; stty size; test -t 0 && test -t 2 && exit 5";
     let mut start = shim.start_request(&root, &spec(&["sh", "-c", script], true));
     start.stdin = true;
     shim.start(start).unwrap();
     let output = shim.wait_output("24 80");
     assert!(output.contains("/dev/pts/0"), "{output}");
-    shim.client.call(Request::Resize(WindowSize { rows: 50, cols: 132 })).unwrap();
+    shim.client
+        .call(Request::Resize(WindowSize {
+            rows: 50,
+            cols: 132,
+        }))
+        .unwrap();
     shim.client.input(b"hello\n");
     assert_eq!(shim.client.exit().code, 5);
     let output = shim.output();
@@ -138,7 +180,10 @@ fn a_terminal_has_a_size_echoes_and_changes() {
 fn input_reaches_the_task_in_full_and_ends() {
     let root = Root::new();
     let mut shim = Shim::new();
-    let mut start = shim.start_request(&root, &spec(&["sh", "-c", "sleep 0.2; sha256sum; echo end"], false));
+    let mut start = shim.start_request(
+        &root,
+        &spec(&["sh", "-c", "sleep 0.2; sha256sum; echo end"], false),
+    );
     start.stdin = true;
     shim.start(start).unwrap();
     let mut feeder = support::Client::connect(&shim.dir);
@@ -187,7 +232,13 @@ fn the_small_init_reaps_and_forwards() {
 fn the_shim_survives_its_driver_and_knows_the_exit_afterwards() {
     let root = Root::new();
     let mut shim = Shim::new();
-    let mut start = shim.start_request(&root, &spec(&["sh", "-c", "echo one; read x; echo two $x; exit 9"], false));
+    let mut start = shim.start_request(
+        &root,
+        &spec(
+            &["sh", "-c", "echo one; read x; echo two $x; exit 9"],
+            false,
+        ),
+    );
     start.stdin = true;
     let task = shim.start(start).unwrap();
     shim.wait_output("one");
@@ -216,15 +267,25 @@ fn a_flood_of_output_is_bounded_on_disk_and_in_memory_and_an_attached_reader_los
     let root = Root::new();
     let mut shim = Shim::new();
     let bytes = 200u64 << 20;
-    let start = shim.start_request(&root, &spec(&["sh", "-c", &format!("yes | head -c {bytes}")], false));
-    shim.client.call(Request::Subscribe(Subscribe { hold: true, offset: 0 })).unwrap();
+    let start = shim.start_request(
+        &root,
+        &spec(&["sh", "-c", &format!("yes | head -c {bytes}")], false),
+    );
+    shim.client
+        .call(Request::Subscribe(Subscribe {
+            hold: true,
+            offset: 0,
+        }))
+        .unwrap();
     shim.start(start).unwrap();
     let mut reader = LogReader::new(shim.dir.join("log"), 0);
     let (mut seen, mut ended) = (0, false);
     loop {
         while let Some(entry) = reader.next_entry().unwrap() {
             match entry {
-                Entry::Record(record) if record.stream == Stream::Stdout => seen += record.bytes.len() as u64,
+                Entry::Record(record) if record.stream == Stream::Stdout => {
+                    seen += record.bytes.len() as u64
+                }
                 Entry::Record(_) => {}
                 Entry::Gap { bytes } => panic!("lost {bytes}"),
             }
@@ -232,7 +293,9 @@ fn a_flood_of_output_is_bounded_on_disk_and_in_memory_and_an_attached_reader_los
         if ended {
             break;
         }
-        shim.client.send(Request::Ack { offset: reader.offset() });
+        shim.client.send(Request::Ack {
+            offset: reader.offset(),
+        });
         ended = shim.client.wait_for(|event| match event {
             Event::LogGrew { .. } => Some(false),
             Event::Exited { .. } => Some(true),
@@ -240,11 +303,19 @@ fn a_flood_of_output_is_bounded_on_disk_and_in_memory_and_an_attached_reader_los
         });
     }
     assert_eq!(seen, bytes);
-    let kept: u64 =
-        files(&shim.dir.join("log")).unwrap().iter().map(|(_, path)| path.metadata().unwrap().len()).sum();
+    let kept: u64 = files(&shim.dir.join("log"))
+        .unwrap()
+        .iter()
+        .map(|(_, path)| path.metadata().unwrap().len())
+        .sum();
     assert!(kept <= 5 << 20, "{kept}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", shim.child.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB");
     assert!(peak.trim().parse::<u64>().unwrap() < 20_000, "{peak} kB");
 }
 
@@ -257,17 +328,30 @@ fn an_exec_joins_the_task() {
     let mut exec = Shim::new();
     let process_file = exec.dir.join("exec.json");
     let script = "hostname; id -u; grep -c . /proc/1/cmdline; tr '\\0' ' ' </proc/1/cmdline; ls /proc/self/fd; exit 4";
-    std::fs::write(&process_file, support::process(&["sh", "-c", script], false).to_string()).unwrap();
+    std::fs::write(
+        &process_file,
+        support::process(&["sh", "-c", script], false).to_string(),
+    )
+    .unwrap();
     let mut start = exec.start_request(&root, &spec(&[], false));
     start.user = "web".to_owned();
-    start.what = What::Exec { id: "task".to_owned(), task_dir: shim.dir.clone(), task, process: process_file.clone() };
+    start.what = What::Exec {
+        id: "task".to_owned(),
+        task_dir: shim.dir.clone(),
+        task,
+        process: process_file.clone(),
+    };
     let (exit, output) = exec.run_start(start.clone());
     assert_eq!(exit.code, 4, "{output}");
     assert!(output.starts_with("box\n33\n1\nsleep 1000"), "{output}");
 
     // With a terminal.
     let mut exec = Shim::new();
-    std::fs::write(&process_file, support::process(&["sh", "-c", "stty size; tty"], true).to_string()).unwrap();
+    std::fs::write(
+        &process_file,
+        support::process(&["sh", "-c", "stty size; tty"], true).to_string(),
+    )
+    .unwrap();
     start.terminal = Some(WindowSize { rows: 33, cols: 44 });
     start.log.dir = exec.dir.join("log");
     let (exit, output) = exec.run_start(start.clone());
@@ -276,9 +360,16 @@ fn an_exec_joins_the_task() {
     // A program that is not there; a task that has gone.
     start.terminal = None;
     let mut exec = Shim::new();
-    std::fs::write(&process_file, support::process(&["nowhere"], false).to_string()).unwrap();
+    std::fs::write(
+        &process_file,
+        support::process(&["nowhere"], false).to_string(),
+    )
+    .unwrap();
     start.log.dir = exec.dir.join("log");
-    assert_eq!(exec.start(start.clone()).unwrap_err().kind, FailureKind::NotFound);
+    assert_eq!(
+        exec.start(start.clone()).unwrap_err().kind,
+        FailureKind::NotFound
+    );
     assert!(task.is_alive());
     shim.client.call(Request::Signal { signal: 9 }).unwrap();
     shim.client.exit();

@@ -16,8 +16,9 @@ use model::{PoolId, WorkloadId};
 use shim::message::{CgroupView, Placement};
 
 /// Controllers used on v1; what is not mounted is left out.
-const V1_CONTROLLERS: [&str; 8] =
-    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"];
+const V1_CONTROLLERS: [&str; 8] = [
+    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+];
 /// Controllers used on v2.
 const V2_CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 /// A freezer needs a moment for processes in system calls.
@@ -46,7 +47,10 @@ pub enum CgroupError {
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError + '_ {
-    move |source| CgroupError::File { path: path.display().to_string(), source }
+    move |source| CgroupError::File {
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
@@ -100,17 +104,25 @@ impl Cgroups {
         let mut v1 = BTreeMap::new();
         let mut unified = None;
         for line in table.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
             let mut fields = left.split(' ');
-            let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
+            let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else {
+                continue;
+            };
             let mut right = right.split(' ');
             match (right.next(), right.nth(1)) {
                 // A bind mount of a part is somebody's container, not the hierarchy.
                 _ if root != "/" => {}
                 (Some("cgroup2"), _) => unified = unified.or(Some(PathBuf::from(point))),
                 (Some("cgroup"), Some(options)) => {
-                    for controller in options.split(',').filter(|name| V1_CONTROLLERS.contains(name)) {
-                        v1.entry(controller.to_owned()).or_insert_with(|| PathBuf::from(point));
+                    for controller in options
+                        .split(',')
+                        .filter(|name| V1_CONTROLLERS.contains(name))
+                    {
+                        v1.entry(controller.to_owned())
+                            .or_insert_with(|| PathBuf::from(point));
                     }
                 }
                 _ => {}
@@ -119,11 +131,21 @@ impl Cgroups {
         let base = Path::new("plimsoll").join(host);
         match (v1.is_empty(), unified) {
             (true, None) => Err(CgroupError::NotMounted),
-            (true, Some(point)) => {
-                Ok(Cgroups { version: Version::V2, mounts: BTreeMap::from([(String::new(), point)]), base })
-            }
-            (false, Some(_)) => Ok(Cgroups { version: Version::Hybrid, mounts: v1, base }),
-            (false, None) => Ok(Cgroups { version: Version::V1, mounts: v1, base }),
+            (true, Some(point)) => Ok(Cgroups {
+                version: Version::V2,
+                mounts: BTreeMap::from([(String::new(), point)]),
+                base,
+            }),
+            (false, Some(_)) => Ok(Cgroups {
+                version: Version::Hybrid,
+                mounts: v1,
+                base,
+            }),
+            (false, None) => Ok(Cgroups {
+                version: Version::V1,
+                mounts: v1,
+                base,
+            }),
         }
     }
 
@@ -146,7 +168,11 @@ impl Cgroups {
     }
 
     fn at(&self, path: PathBuf) -> Cgroup {
-        Cgroup { version: self.version, mounts: self.mounts.clone(), path }
+        Cgroup {
+            version: self.version,
+            mounts: self.mounts.clone(),
+            path,
+        }
     }
 
     /// Removes the host's whole subtree if no process is in it; for taking a host down.
@@ -214,7 +240,10 @@ impl Cgroup {
         let mut points: Vec<_> = self.mounts.values().collect();
         points.sort();
         points.dedup();
-        points.into_iter().map(|point| point.join(&self.path)).collect()
+        points
+            .into_iter()
+            .map(|point| point.join(&self.path))
+            .collect()
     }
 
     /// Makes it in all hierarchies, and all above it.
@@ -242,7 +271,9 @@ impl Cgroup {
             }
             dir.push(part);
             match fs::create_dir(&dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&dir)(error)),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at(&dir)(error));
+                }
                 _ => {}
             }
         }
@@ -251,7 +282,9 @@ impl Cgroup {
 
     /// A new cpuset on v1 is empty and takes no process; it gets what its parent has.
     fn inherit_cpuset(&self) -> Result<(), CgroupError> {
-        let Some(point) = self.mounts.get("cpuset") else { return Ok(()) };
+        let Some(point) = self.mounts.get("cpuset") else {
+            return Ok(());
+        };
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let mut dir = point.clone();
             let mut value = fs::read_to_string(dir.join(file)).map_err(at(&dir))?;
@@ -274,21 +307,43 @@ impl Cgroup {
     pub fn placement(&self) -> Placement {
         let dirs = self.dirs();
         let oom = self.dir("memory").map(|dir| {
-            dir.join(if self.is_v2() { "memory.events" } else { "memory.oom_control" })
+            dir.join(if self.is_v2() {
+                "memory.events"
+            } else {
+                "memory.oom_control"
+            })
         });
         let view = if self.is_v2() {
-            dirs.iter().map(|dir| CgroupView { name: String::new(), source: dir.clone() }).collect()
+            dirs.iter()
+                .map(|dir| CgroupView {
+                    name: String::new(),
+                    source: dir.clone(),
+                })
+                .collect()
         } else {
             let mut points: Vec<_> = self.mounts.values().collect();
             points.sort();
             points.dedup();
-            let name = |point: &Path| point.file_name().map(|name| name.to_string_lossy().into_owned());
+            let name = |point: &Path| {
+                point
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            };
             points
                 .into_iter()
-                .filter_map(|point| Some(CgroupView { name: name(point)?, source: point.join(&self.path) }))
+                .filter_map(|point| {
+                    Some(CgroupView {
+                        name: name(point)?,
+                        source: point.join(&self.path),
+                    })
+                })
                 .collect()
         };
-        Placement { procs: dirs.iter().map(|dir| dir.join("cgroup.procs")).collect(), oom, view }
+        Placement {
+            procs: dirs.iter().map(|dir| dir.join("cgroup.procs")).collect(),
+            oom,
+            view,
+        }
     }
 
     /// Writes limits; also for a running task.
@@ -296,7 +351,11 @@ impl Cgroup {
     /// # Errors
     /// When the kernel refuses a value.
     pub fn limit(&self, resources: &Resources) -> Result<(), CgroupError> {
-        if self.is_v2() { self.limit_v2(resources) } else { self.limit_v1(resources) }
+        if self.is_v2() {
+            self.limit_v2(resources)
+        } else {
+            self.limit_v1(resources)
+        }
     }
 
     fn limit_v1(&self, r: &Resources) -> Result<(), CgroupError> {
@@ -316,10 +375,17 @@ impl Cgroup {
         if let (Some(dir), Some(limit)) = (self.dir("pids"), r.pids_limit) {
             write(&dir.join("pids.max"), &pids_max(limit))?;
         }
-        if let (Some(dir), Some(weight)) = (self.dir("blkio"), r.blkio_weight.filter(|weight| *weight > 0)) {
+        if let (Some(dir), Some(weight)) = (
+            self.dir("blkio"),
+            r.blkio_weight.filter(|weight| *weight > 0),
+        ) {
             // Only some I/O schedulers have weights; without one there is nothing to weigh.
             let files = ["blkio.weight", "blkio.bfq.weight"];
-            if let Some(file) = files.into_iter().map(|name| dir.join(name)).find(|file| file.exists()) {
+            if let Some(file) = files
+                .into_iter()
+                .map(|name| dir.join(name))
+                .find(|file| file.exists())
+            {
                 write(&file, &weight.to_string())?;
             }
         }
@@ -327,7 +393,10 @@ impl Cgroup {
     }
 
     fn limit_memory_v1(&self, dir: &Path, r: &Resources) -> Result<(), CgroupError> {
-        let (limit, both) = (dir.join("memory.limit_in_bytes"), dir.join("memory.memsw.limit_in_bytes"));
+        let (limit, both) = (
+            dir.join("memory.limit_in_bytes"),
+            dir.join("memory.memsw.limit_in_bytes"),
+        );
         let swap = memory_and_swap(r).filter(|_| both.exists());
         if let Some(bytes) = r.memory_limit {
             // The sum may never be below the memory limit: which comes first depends on the old values.
@@ -355,8 +424,13 @@ impl Cgroup {
     }
 
     fn limit_cpuset(&self, r: &Resources) -> Result<(), CgroupError> {
-        let Some(dir) = self.dir("cpuset") else { return Ok(()) };
-        for (file, value) in [("cpuset.cpus", &r.cpuset_cpus), ("cpuset.mems", &r.cpuset_mems)] {
+        let Some(dir) = self.dir("cpuset") else {
+            return Ok(());
+        };
+        for (file, value) in [
+            ("cpuset.cpus", &r.cpuset_cpus),
+            ("cpuset.mems", &r.cpuset_mems),
+        ] {
             if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
                 write(&dir.join(file), value)?;
             }
@@ -365,13 +439,20 @@ impl Cgroup {
     }
 
     fn limit_v2(&self, r: &Resources) -> Result<(), CgroupError> {
-        let Some(dir) = self.dir("") else { return Ok(()) };
+        let Some(dir) = self.dir("") else {
+            return Ok(());
+        };
         if let Some(bytes) = r.memory_limit {
             write(&dir.join("memory.max"), &bytes.to_string())?;
             let swap = dir.join("memory.swap.max");
             if let Some(both) = memory_and_swap(r).filter(|_| swap.exists()) {
-                let only = u64::try_from(both).ok().map(|both| both.saturating_sub(bytes));
-                write(&swap, &only.map_or("max".to_owned(), |only| only.to_string()))?;
+                let only = u64::try_from(both)
+                    .ok()
+                    .map(|both| both.saturating_sub(bytes));
+                write(
+                    &swap,
+                    &only.map_or("max".to_owned(), |only| only.to_string()),
+                )?;
             }
         }
         if let Some(bytes) = r.memory_reservation {
@@ -381,7 +462,11 @@ impl Cgroup {
             write(&dir.join("cpu.weight"), &cpu_weight(shares).to_string())?;
         }
         if let Some((quota, period)) = cpu_quota(r) {
-            let quota = if quota < 0 { "max".to_owned() } else { quota.to_string() };
+            let quota = if quota < 0 {
+                "max".to_owned()
+            } else {
+                quota.to_string()
+            };
             write(&dir.join("cpu.max"), &format!("{quota} {period}"))?;
         }
         self.limit_cpuset(r)?;
@@ -402,7 +487,9 @@ impl Cgroup {
     /// # Errors
     /// When the kernel refuses a rule.
     pub fn allow_devices(&self, mapped: &[DeviceMapping], all: bool) -> Result<(), CgroupError> {
-        let Some(dir) = self.dir("devices").filter(|_| !self.is_v2()) else { return Ok(()) };
+        let Some(dir) = self.dir("devices").filter(|_| !self.is_v2()) else {
+            return Ok(());
+        };
         if all {
             return write(&dir.join("devices.allow"), "a");
         }
@@ -416,8 +503,14 @@ impl Cgroup {
     /// Processes in it.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        let dir = if self.is_v2() { self.dir("") } else { self.dir("pids").or_else(|| self.dir("memory")) };
-        let text = dir.and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok()).unwrap_or_default();
+        let dir = if self.is_v2() {
+            self.dir("")
+        } else {
+            self.dir("pids").or_else(|| self.dir("memory"))
+        };
+        let text = dir
+            .and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok())
+            .unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -426,10 +519,13 @@ impl Cgroup {
     pub fn is_frozen(&self) -> bool {
         if self.is_v2() {
             let file = self.dir("").map(|dir| dir.join("cgroup.freeze"));
-            return file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1");
+            return file
+                .and_then(|file| fs::read_to_string(file).ok())
+                .is_some_and(|text| text.trim() == "1");
         }
         let file = self.dir("freezer").map(|dir| dir.join("freezer.state"));
-        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() != "THAWED")
+        file.and_then(|file| fs::read_to_string(file).ok())
+            .is_some_and(|text| text.trim() != "THAWED")
     }
 
     /// Stops or continues all processes; returns when that is done. Blocks for milliseconds.
@@ -452,13 +548,17 @@ impl Cgroup {
 
     fn freeze_once(&self, frozen: bool) -> Result<bool, CgroupError> {
         if self.is_v2() {
-            let Some(dir) = self.dir("") else { return Ok(true) };
+            let Some(dir) = self.dir("") else {
+                return Ok(true);
+            };
             write(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
             let events = dir.join("cgroup.events");
             let text = fs::read_to_string(&events).map_err(at(&events))?;
             return Ok(text.contains(if frozen { "frozen 1" } else { "frozen 0" }));
         }
-        let Some(dir) = self.dir("freezer") else { return Ok(true) };
+        let Some(dir) = self.dir("freezer") else {
+            return Ok(true);
+        };
         let file = dir.join("freezer.state");
         let wanted = if frozen { "FROZEN" } else { "THAWED" };
         // Writing again picks up processes that were forked in between.
@@ -471,7 +571,10 @@ impl Cgroup {
     /// # Errors
     /// When the cgroup cannot be thawed.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        if let Some(dir) = self.dir("").filter(|dir| self.is_v2() && dir.join("cgroup.kill").exists()) {
+        if let Some(dir) = self
+            .dir("")
+            .filter(|dir| self.is_v2() && dir.join("cgroup.kill").exists())
+        {
             return write(&dir.join("cgroup.kill"), "1");
         }
         // More rounds for what is forked meanwhile; a bomb is bounded by its pids limit.
@@ -482,7 +585,10 @@ impl Cgroup {
             }
             for pid in processes {
                 // Gone meanwhile is as good as killed.
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
             if self.is_frozen() {
                 self.freeze(false)?;
@@ -540,7 +646,11 @@ fn cpu_weight(shares: u64) -> u64 {
 }
 
 fn pids_max(limit: i64) -> String {
-    if limit < 1 { "max".to_owned() } else { limit.to_string() }
+    if limit < 1 {
+        "max".to_owned()
+    } else {
+        limit.to_string()
+    }
 }
 
 #[cfg(test)]

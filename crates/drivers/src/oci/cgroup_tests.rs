@@ -8,7 +8,11 @@ const UNIFIED: &str = "35 31 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 
 
 fn fake(version: Version, point: &Path) -> Cgroup {
     let mounts = BTreeMap::from([(String::new(), point.to_owned())]);
-    Cgroup { version, mounts, path: PathBuf::from("plimsoll/h/p/w") }
+    Cgroup {
+        version,
+        mounts,
+        path: PathBuf::from("plimsoll/h/p/w"),
+    }
 }
 
 fn all() -> Resources {
@@ -29,10 +33,24 @@ fn all() -> Resources {
 fn mounts_are_told_apart() {
     let v1 = Cgroups::from_mountinfo(V1, "h").unwrap();
     assert_eq!(v1.version(), Version::V1);
-    assert_eq!(v1.mounts.keys().map(String::as_str).collect::<Vec<_>>(), ["cpu", "cpuacct", "memory"]);
-    assert_eq!(Cgroups::from_mountinfo(&format!("{V1}{UNIFIED}"), "h").unwrap().version(), Version::Hybrid);
-    assert_eq!(Cgroups::from_mountinfo(UNIFIED, "h").unwrap().version(), Version::V2);
-    assert!(matches!(Cgroups::from_mountinfo("", "h"), Err(CgroupError::NotMounted)));
+    assert_eq!(
+        v1.mounts.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["cpu", "cpuacct", "memory"]
+    );
+    assert_eq!(
+        Cgroups::from_mountinfo(&format!("{V1}{UNIFIED}"), "h")
+            .unwrap()
+            .version(),
+        Version::Hybrid
+    );
+    assert_eq!(
+        Cgroups::from_mountinfo(UNIFIED, "h").unwrap().version(),
+        Version::V2
+    );
+    assert!(matches!(
+        Cgroups::from_mountinfo("", "h"),
+        Err(CgroupError::NotMounted)
+    ));
 }
 
 #[test]
@@ -61,18 +79,27 @@ fn v2_limits_are_written_as_the_kernel_wants_them() {
 fn a_real_cgroup_is_made_limited_frozen_killed_and_removed() {
     let host = format!("test-{}", std::process::id());
     let cgroups = Cgroups::detect(&host).unwrap();
-    let (pool, workload) = (PoolId::from_bytes(&[1; 32]), WorkloadId::from_bytes(&[2; 32]));
+    let (pool, workload) = (
+        PoolId::from_bytes(&[1; 32]),
+        WorkloadId::from_bytes(&[2; 32]),
+    );
     let cgroup = cgroups.workload(&pool, &workload);
     cgroup.create().unwrap();
     cgroup.create().unwrap();
     cgroup.limit(&all()).unwrap();
     // Lower and higher again: the order of memory and swap differs.
     for bytes in [16 << 20, 200 << 20] {
-        let resources = Resources { memory_limit: Some(bytes), ..Resources::default() };
+        let resources = Resources {
+            memory_limit: Some(bytes),
+            ..Resources::default()
+        };
         cgroup.limit(&resources).unwrap();
     }
     cgroup.allow_devices(&[], false).unwrap();
-    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
     for procs in cgroup.placement().procs {
         fs::write(procs, child.id().to_string()).unwrap();
     }
@@ -98,9 +125,18 @@ fn docker_units_become_kernel_units() {
     };
     assert_eq!(cpu(Some(1500), None, None), Some((150_000, 100_000)));
     assert_eq!(cpu(Some(1), None, None), Some((1000, 100_000)));
-    assert_eq!(cpu(None, Some(50_000), Some(25_000)), Some((50_000, 25_000)));
+    assert_eq!(
+        cpu(None, Some(50_000), Some(25_000)),
+        Some((50_000, 25_000))
+    );
     assert_eq!(cpu(None, Some(-1), None), Some((-1, 100_000)));
     assert_eq!(cpu(None, None, None), None);
-    assert_eq!((cpu_weight(2), cpu_weight(1024), cpu_weight(262_144)), (1, 39, 10_000));
-    assert_eq!((pids_max(0), pids_max(7)), ("max".to_owned(), "7".to_owned()));
+    assert_eq!(
+        (cpu_weight(2), cpu_weight(1024), cpu_weight(262_144)),
+        (1, 39, 10_000)
+    );
+    assert_eq!(
+        (pids_max(0), pids_max(7)),
+        ("max".to_owned(), "7".to_owned())
+    );
 }

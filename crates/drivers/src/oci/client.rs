@@ -82,21 +82,31 @@ impl Launcher {
     /// # Errors
     /// When it cannot be read.
     pub fn new(path: &Path) -> Result<Launcher, ShimError> {
-        let failed = |source: io::Error| ShimError::Program { path: path.display().to_string(), source };
+        let failed = |source: io::Error| ShimError::Program {
+            path: path.display().to_string(),
+            source,
+        };
         let bytes = fs::read(path).map_err(failed)?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let memory = memfd_create(c"plimsoll-shim", flags).map_err(|error| failed(error.into()))?;
         let mut file = File::from(memory);
         file.write_all(&bytes).map_err(failed)?;
-        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+        let seals = SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|error| failed(error.into()))?;
         // Opened again for reading: a file that is open for writing cannot be executed.
-        let read_only = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?;
-        Ok(Launcher { program: read_only.into() })
+        let read_only =
+            File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?;
+        Ok(Launcher {
+            program: read_only.into(),
+        })
     }
 
     fn command(&self) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
+        let mut command =
+            tokio::process::Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.env_clear().kill_on_drop(false);
         command
     }
@@ -106,7 +116,10 @@ impl Launcher {
     /// # Errors
     /// When it does not come up.
     pub async fn launch(&self, dir: &Path, net: &Net) -> Result<Connection, ShimError> {
-        let failed = |source: io::Error| ShimError::Io { dir: dir.display().to_string(), source };
+        let failed = |source: io::Error| ShimError::Io {
+            dir: dir.display().to_string(),
+            source,
+        };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         let log = File::create(dir.join("shim.log")).map_err(failed)?;
         let net = match net {
@@ -115,8 +128,16 @@ impl Launcher {
             Net::Of(pid) => format!("/proc/{pid}/ns/net"),
         };
         let mut command = self.command();
-        command.arg0("plimsoll-shim").arg("supervise").arg(dir).arg("--net").arg(net);
-        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(log);
+        command
+            .arg0("plimsoll-shim")
+            .arg("supervise")
+            .arg(dir)
+            .arg("--net")
+            .arg(net);
+        command
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(log);
         let mut child = command.spawn().map_err(failed)?;
         drop(command);
         tokio::spawn(async move {
@@ -131,19 +152,32 @@ impl Launcher {
     /// # Errors
     /// When the filter cannot be compiled.
     pub async fn compile_filter(&self, filter: &serde_json::Value) -> Result<Vec<u8>, ShimError> {
-        let failed = |source: io::Error| ShimError::Io { dir: "seccomp".to_owned(), source };
+        let failed = |source: io::Error| ShimError::Io {
+            dir: "seccomp".to_owned(),
+            source,
+        };
         let mut command = self.command();
-        command.arg("seccomp").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("seccomp")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
         if let Some(mut input) = child.stdin.take() {
-            input.write_all(filter.to_string().as_bytes()).await.map_err(failed)?;
+            input
+                .write_all(filter.to_string().as_bytes())
+                .await
+                .map_err(failed)?;
         }
         let output = child.wait_with_output().await.map_err(failed)?;
         if output.status.success() {
             return Ok(output.stdout);
         }
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(ShimError::Ended { dir: "seccomp".to_owned(), reason })
+        Err(ShimError::Ended {
+            dir: "seccomp".to_owned(),
+            reason,
+        })
     }
 }
 
@@ -161,7 +195,10 @@ pub struct Life {
 }
 
 enum Outgoing {
-    Call { request: Request, answer: oneshot::Sender<Result<(), Failure>> },
+    Call {
+        request: Request,
+        answer: oneshot::Sender<Result<(), Failure>>,
+    },
     Notice(Request),
     Input(Bytes),
 }
@@ -175,7 +212,10 @@ pub struct Connection {
 }
 
 fn no_shim() -> Failure {
-    Failure { kind: FailureKind::NoTask, reason: "the task's supervisor is gone".to_owned() }
+    Failure {
+        kind: FailureKind::NoTask,
+        reason: "the task's supervisor is gone".to_owned(),
+    }
 }
 
 impl Connection {
@@ -184,7 +224,10 @@ impl Connection {
     /// # Errors
     /// When nobody listens there.
     pub async fn connect(dir: &Path) -> Result<Connection, ShimError> {
-        let failed = |source: io::Error| ShimError::Io { dir: dir.display().to_string(), source };
+        let failed = |source: io::Error| ShimError::Io {
+            dir: dir.display().to_string(),
+            source,
+        };
         // Through a descriptor: a long path does not fit into a socket address.
         let folder = File::open(dir).map_err(failed)?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
@@ -192,8 +235,14 @@ impl Connection {
         Connection::start(stream, dir).await
     }
 
-    async fn adopt(stream: std::os::unix::net::UnixStream, dir: &Path) -> Result<Connection, ShimError> {
-        let failed = |source: io::Error| ShimError::Io { dir: dir.display().to_string(), source };
+    async fn adopt(
+        stream: std::os::unix::net::UnixStream,
+        dir: &Path,
+    ) -> Result<Connection, ShimError> {
+        let failed = |source: io::Error| ShimError::Io {
+            dir: dir.display().to_string(),
+            source,
+        };
         stream.set_nonblocking(true).map_err(failed)?;
         Connection::start(UnixStream::from_std(stream).map_err(failed)?, dir).await
     }
@@ -203,13 +252,22 @@ impl Connection {
         let (sender, mut life) = watch::channel(Life::default());
         tokio::spawn(serve(stream, queue, sender));
         let hello = life.wait_for(|life| life.phase.is_some() || life.gone);
-        let ok = tokio::time::timeout(HELLO_PATIENCE, hello).await.is_ok_and(|life| life.is_ok_and(|life| !life.gone));
+        let ok = tokio::time::timeout(HELLO_PATIENCE, hello)
+            .await
+            .is_ok_and(|life| life.is_ok_and(|life| !life.gone));
         if !ok {
             let text = fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
             let reason = text.lines().last().unwrap_or("no answer").to_owned();
-            return Err(ShimError::Ended { dir: dir.display().to_string(), reason });
+            return Err(ShimError::Ended {
+                dir: dir.display().to_string(),
+                reason,
+            });
         }
-        Ok(Connection { outgoing, life, dir: dir.to_owned() })
+        Ok(Connection {
+            outgoing,
+            life,
+            dir: dir.to_owned(),
+        })
     }
 
     /// The shim's state directory.
@@ -244,7 +302,10 @@ impl Connection {
     /// # Errors
     /// When the shim is gone.
     pub async fn input(&self, bytes: Bytes) -> Result<(), Failure> {
-        self.outgoing.send(Outgoing::Input(bytes)).await.map_err(|_| no_shim())
+        self.outgoing
+            .send(Outgoing::Input(bytes))
+            .await
+            .map_err(|_| no_shim())
     }
 }
 
@@ -299,7 +360,9 @@ fn encode_outgoing(
         }
         Outgoing::Notice(request) => encode_message(&Call { id, request }, out).is_ok(),
         // Half of what the shim buffers, so that no frame is ever too large for it.
-        Outgoing::Input(bytes) => bytes.chunks(32 * 1024).all(|piece| encode(Kind::Stdin, piece, out).is_ok()),
+        Outgoing::Input(bytes) => bytes
+            .chunks(32 * 1024)
+            .all(|piece| encode(Kind::Stdin, piece, out).is_ok()),
     }
 }
 
@@ -314,7 +377,9 @@ fn take_events(
             Ok(Some((Kind::Stdin, _))) | Err(_) => return false,
             Ok(None) => return true,
         };
-        let Ok(event) = serde_json::from_slice::<Event>(&payload) else { return false };
+        let Ok(event) = serde_json::from_slice::<Event>(&payload) else {
+            return false;
+        };
         let mut answer = |id: u64, result| {
             if let Some(waiting) = answers.remove(&id) {
                 // Whoever asked may have stopped waiting.
@@ -322,7 +387,11 @@ fn take_events(
             }
         };
         match event {
-            Event::Hello { protocol, shim, phase } => {
+            Event::Hello {
+                protocol,
+                shim,
+                phase,
+            } => {
                 if protocol != PROTOCOL {
                     tracing::warn!(protocol, "a shim of another version");
                 }
@@ -335,14 +404,20 @@ fn take_events(
             Event::Refused { id, failure } => {
                 life.send_modify(|life| {
                     if matches!(life.phase, Some(Phase::Starting)) {
-                        life.phase = Some(Phase::Failed { failure: failure.clone() });
+                        life.phase = Some(Phase::Failed {
+                            failure: failure.clone(),
+                        });
                     }
                 });
                 answer(id, Err(failure));
             }
-            Event::Started { task } => life.send_modify(|life| life.phase = Some(Phase::Running { task })),
+            Event::Started { task } => {
+                life.send_modify(|life| life.phase = Some(Phase::Running { task }))
+            }
             Event::LogGrew { offset } => life.send_modify(|life| life.log_end = offset),
-            Event::Exited { exit } => life.send_modify(|life| life.phase = Some(Phase::Exited { exit })),
+            Event::Exited { exit } => {
+                life.send_modify(|life| life.phase = Some(Phase::Exited { exit }))
+            }
         }
     }
 }

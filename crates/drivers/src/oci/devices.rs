@@ -21,12 +21,28 @@ pub struct Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |value: Option<u64>| value.map_or("*".to_owned(), |value| value.to_string());
-        write!(f, "{} {}:{} {}", self.kind, number(self.major), number(self.minor), self.access)
+        write!(
+            f,
+            "{} {}:{} {}",
+            self.kind,
+            number(self.major),
+            number(self.minor),
+            self.access
+        )
     }
 }
 
 /// null, zero, full, random, urandom, tty, console, ptmx.
-const ALWAYS: [(u64, u64); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+const ALWAYS: [(u64, u64); 8] = [
+    (1, 3),
+    (1, 5),
+    (1, 7),
+    (1, 8),
+    (1, 9),
+    (5, 0),
+    (5, 1),
+    (5, 2),
+];
 /// Pseudo terminals.
 const PTS: u64 = 136;
 
@@ -39,13 +55,22 @@ pub fn rules(mapped: &[DeviceMapping]) -> Vec<Rule> {
 /// As [`rules`], with another way to look at devices.
 #[must_use]
 pub fn rules_with(mapped: &[DeviceMapping], look: &dyn Fn(&str) -> Option<Node>) -> Vec<Rule> {
-    let rule = |kind, major, minor, access: &str| Rule { kind, major, minor, access: access.to_owned() };
+    let rule = |kind, major, minor, access: &str| Rule {
+        kind,
+        major,
+        minor,
+        access: access.to_owned(),
+    };
     let mut all = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
     all.extend(ALWAYS.map(|(major, minor)| rule('c', Some(major), Some(minor), "rwm")));
     all.push(rule('c', Some(PTS), None, "rwm"));
     for device in mapped {
         if let Some(node) = look(&device.host_path) {
-            let access: String = device.permissions.chars().filter(|c| "rwm".contains(*c)).collect();
+            let access: String = device
+                .permissions
+                .chars()
+                .filter(|c| "rwm".contains(*c))
+                .collect();
             let access = if access.is_empty() { "rwm" } else { &access };
             all.push(rule(node.kind, Some(node.major), Some(node.minor), access));
         }

@@ -1,8 +1,8 @@
 //! The agent's trait on [`OciRuntime`]; each method leads to the module that does it.
 
 use agent::driver::{
-    DriverError, ExecRequest, ExecSession, FollowRequest, ObservedTask, OutputStream, Prepared, ProcessTable, TaskEvent,
-    TaskInput, TaskPlan, TaskRuntime, TaskStats,
+    DriverError, ExecRequest, ExecSession, FollowRequest, ObservedTask, OutputStream, Prepared,
+    ProcessTable, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 use async_trait::async_trait;
 use model::WorkloadId;
@@ -29,7 +29,10 @@ impl TaskRuntime for OciRuntime {
 
     async fn signal(&self, id: &WorkloadId, signal: i32) -> Result<(), DriverError> {
         let (_, connection, _) = self.inner.running(id)?;
-        connection.call(Request::Signal { signal }).await.map_err(|failure| refused(&failure))
+        connection
+            .call(Request::Signal { signal })
+            .await
+            .map_err(|failure| refused(&failure))
     }
 
     async fn kill(&self, id: &WorkloadId) -> Result<(), DriverError> {
@@ -38,7 +41,11 @@ impl TaskRuntime for OciRuntime {
         if let Some(connection) = &task.connection {
             if task.process().is_some() {
                 // Quicker than the cgroup, which is for what the first process does not take along. Refused if it has just ended.
-                let _ = connection.call(Request::Signal { signal: libc::SIGKILL }).await;
+                let _ = connection
+                    .call(Request::Signal {
+                        signal: libc::SIGKILL,
+                    })
+                    .await;
             } else {
                 connection.notice(Request::Shutdown).await;
             }
@@ -77,8 +84,23 @@ impl TaskRuntime for OciRuntime {
         exec::input(&self.inner, id).await
     }
 
-    async fn resize(&self, id: &WorkloadId, exec: Option<&str>, rows: u16, columns: u16) -> Result<(), DriverError> {
-        exec::resize(&self.inner, id, exec, WindowSize { rows, cols: columns }).await
+    async fn resize(
+        &self,
+        id: &WorkloadId,
+        exec: Option<&str>,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), DriverError> {
+        exec::resize(
+            &self.inner,
+            id,
+            exec,
+            WindowSize {
+                rows,
+                cols: columns,
+            },
+        )
+        .await
     }
 
     async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, DriverError> {
@@ -94,7 +116,11 @@ impl TaskRuntime for OciRuntime {
 
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError> {
         let (task, _, _) = self.inner.running(id)?;
-        stats::top(&self.inner.cgroups.workload(&task.workload().pool, id), ps_args).await
+        stats::top(
+            &self.inner.cgroups.workload(&task.workload().pool, id),
+            ps_args,
+        )
+        .await
     }
 }
 

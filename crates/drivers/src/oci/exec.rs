@@ -25,16 +25,25 @@ pub(super) struct ShimInput {
 #[async_trait]
 impl TaskInput for ShimInput {
     async fn write(&mut self, bytes: Bytes) -> Result<(), DriverError> {
-        self.connection.input(bytes).await.map_err(|failure| refused(&failure))
+        self.connection
+            .input(bytes)
+            .await
+            .map_err(|failure| refused(&failure))
     }
 
     async fn close(&mut self) -> Result<(), DriverError> {
-        self.connection.call(Request::CloseStdin).await.map_err(|failure| refused(&failure))
+        self.connection
+            .call(Request::CloseStdin)
+            .await
+            .map_err(|failure| refused(&failure))
     }
 }
 
 /// The way into a task's first process; waits for a task that is about to start.
-pub(super) async fn input(inner: &Arc<Inner>, id: &model::WorkloadId) -> Result<Box<dyn TaskInput>, DriverError> {
+pub(super) async fn input(
+    inner: &Arc<Inner>,
+    id: &model::WorkloadId,
+) -> Result<Box<dyn TaskInput>, DriverError> {
     let task = inner.task(id).ok_or_else(|| unknown(id))?;
     if !task.workload().spec.task.stdin_open {
         return Err(DriverError::new(
@@ -45,7 +54,9 @@ pub(super) async fn input(inner: &Arc<Inner>, id: &model::WorkloadId) -> Result<
     let connection = task.connection.ok_or_else(|| not_running(id))?;
     let mut life = connection.life();
     let begun = life
-        .wait_for(|life| life.gone || !matches!(life.phase, Some(Phase::Prepared | Phase::Starting) | None))
+        .wait_for(|life| {
+            life.gone || !matches!(life.phase, Some(Phase::Prepared | Phase::Starting) | None)
+        })
         .await
         .map_err(|_| not_running(id))?
         .phase
@@ -68,42 +79,70 @@ pub(super) async fn resize(
         Some(exec) => {
             let execs = inner.execs.lock().unwrap_or_else(PoisonError::into_inner);
             execs.get(exec).cloned().ok_or_else(|| {
-                DriverError::new(ErrorClass::NotFound, format!("no exec {exec} is running in task {}", id.short()))
+                DriverError::new(
+                    ErrorClass::NotFound,
+                    format!("no exec {exec} is running in task {}", id.short()),
+                )
             })?
         }
         None => inner.running(id)?.1,
     };
-    connection.call(Request::Resize(size)).await.map_err(|failure| refused(&failure))
+    connection
+        .call(Request::Resize(size))
+        .await
+        .map_err(|failure| refused(&failure))
 }
 
 fn check_id(exec: &str) -> Result<(), DriverError> {
-    let fine = !exec.is_empty() && exec.len() <= 64 && exec.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if fine { Ok(()) } else { Err(DriverError::new(ErrorClass::Invalid, "invalid exec id")) }
+    let fine = !exec.is_empty()
+        && exec.len() <= 64
+        && exec.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if fine {
+        Ok(())
+    } else {
+        Err(DriverError::new(ErrorClass::Invalid, "invalid exec id"))
+    }
 }
 
 /// Runs a process in a running task.
-pub(super) async fn exec(inner: &Arc<Inner>, request: &ExecRequest) -> Result<ExecSession, DriverError> {
+pub(super) async fn exec(
+    inner: &Arc<Inner>,
+    request: &ExecRequest,
+) -> Result<ExecSession, DriverError> {
     check_id(&request.exec)?;
     let id = &request.id;
     let (task, _, process) = inner.running(id)?;
     let workload = task.workload();
     let cgroup = inner.cgroups.workload(&workload.pool, id);
     if cgroup.is_frozen() {
-        return Err(DriverError::new(ErrorClass::Conflict, format!("task {} is paused", id.short())));
+        return Err(DriverError::new(
+            ErrorClass::Conflict,
+            format!("task {} is paused", id.short()),
+        ));
     }
     let description = spec::exec_process(workload, request)?;
     let dir = inner.dir(id).sub("exec").join(&request.exec);
     fs::create_dir(&dir).map_err(|error| failed("exec folder", error))?;
-    let guard = Folder { path: dir.clone(), keep: false };
+    let guard = Folder {
+        path: dir.clone(),
+        keep: false,
+    };
     let process_file = dir.join("exec.json");
-    fs::write(&process_file, description.to_string()).map_err(|error| failed("exec folder", error))?;
+    fs::write(&process_file, description.to_string())
+        .map_err(|error| failed("exec folder", error))?;
     let connection = Arc::new(inner.launcher.launch(&dir, &Net::Host).await?);
     let mut placement = cgroup.placement();
     placement.view.clear();
     let runtime = match &workload.spec.task.runtime {
         Some(name) => {
-            let program = inner.config.runtimes.get(name).ok_or_else(|| not_running(id))?;
-            Runtime::External { program: program.clone() }
+            let program = inner
+                .config
+                .runtimes
+                .get(name)
+                .ok_or_else(|| not_running(id))?;
+            Runtime::External {
+                program: program.clone(),
+            }
         }
         None => Runtime::BuiltIn,
     };
@@ -112,7 +151,10 @@ pub(super) async fn exec(inner: &Arc<Inner>, request: &ExecRequest) -> Result<Ex
         (Runtime::BuiltIn, Some(filter)) => Some(inner.filter_program(&filter).await?),
         _ => None,
     };
-    let (rows, cols) = request.size.filter(|(rows, cols)| *rows > 0 && *cols > 0).unwrap_or((24, 80));
+    let (rows, cols) = request
+        .size
+        .filter(|(rows, cols)| *rows > 0 && *cols > 0)
+        .unwrap_or((24, 80));
     let start = Start {
         run: task.run.run,
         what: What::Exec {
@@ -121,19 +163,36 @@ pub(super) async fn exec(inner: &Arc<Inner>, request: &ExecRequest) -> Result<Ex
             task: process,
             process: process_file,
         },
-        user: if request.user.is_empty() { workload.spec.task.user.clone() } else { request.user.clone() },
+        user: if request.user.is_empty() {
+            workload.spec.task.user.clone()
+        } else {
+            request.user.clone()
+        },
         groups: workload.spec.task.groups.clone(),
         terminal: request.tty.then_some(WindowSize { rows, cols }),
         stdin: request.stdin,
-        log: LogTarget { dir: dir.join("log"), max_file_bytes: EXEC_LOG.0, max_files: EXEC_LOG.1 },
+        log: LogTarget {
+            dir: dir.join("log"),
+            max_file_bytes: EXEC_LOG.0,
+            max_files: EXEC_LOG.1,
+        },
         runtime,
         init: false,
         seccomp_program,
     };
     // The reader must hold before the first byte: the log of an exec is small.
-    let subscribe = shim::message::Subscribe { hold: true, offset: 0 };
-    connection.call(Request::Subscribe(subscribe)).await.map_err(|failure| refused(&failure))?;
-    connection.call(Request::Start(Box::new(start))).await.map_err(|failure| refused(&failure))?;
+    let subscribe = shim::message::Subscribe {
+        hold: true,
+        offset: 0,
+    };
+    connection
+        .call(Request::Subscribe(subscribe))
+        .await
+        .map_err(|failure| refused(&failure))?;
+    connection
+        .call(Request::Start(Box::new(start)))
+        .await
+        .map_err(|failure| refused(&failure))?;
     session(inner, request, connection, guard).await
 }
 
@@ -159,7 +218,11 @@ async fn session(
     guard: Folder,
 ) -> Result<ExecSession, DriverError> {
     let exec = request.exec.clone();
-    inner.execs.lock().unwrap_or_else(PoisonError::into_inner).insert(exec.clone(), Arc::clone(&connection));
+    inner
+        .execs
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(exec.clone(), Arc::clone(&connection));
     let input: Option<Box<dyn TaskInput>> = if request.stdin {
         let connection = Arc::new(Connection::connect(connection.dir()).await?);
         Some(Box::new(ShimInput { connection }))
@@ -176,35 +239,66 @@ async fn session(
     let (watching, keeping) = (Arc::clone(inner), Arc::clone(&guard));
     tokio::spawn(async move {
         let over = |life: &super::client::Life| {
-            life.gone || matches!(life.phase, Some(Phase::Exited { .. } | Phase::Failed { .. }))
+            life.gone
+                || matches!(
+                    life.phase,
+                    Some(Phase::Exited { .. } | Phase::Failed { .. })
+                )
         };
-        let phase = life.wait_for(over).await.ok().and_then(|life| life.phase.clone());
-        watching.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&exec);
+        let phase = life
+            .wait_for(over)
+            .await
+            .ok()
+            .and_then(|life| life.phase.clone());
+        watching
+            .execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&exec);
         let exit = match phase {
-            Some(Phase::Exited { exit }) => Ok(ExecExit { exit_code: exit.code, pid }),
-            _ => Err(DriverError::new(ErrorClass::Failed, "the supervisor of the exec ended")),
+            Some(Phase::Exited { exit }) => Ok(ExecExit {
+                exit_code: exit.code,
+                pid,
+            }),
+            _ => Err(DriverError::new(
+                ErrorClass::Failed,
+                "the supervisor of the exec ended",
+            )),
         };
         // Whoever asked may have stopped waiting.
         let _ = ended.send(exit);
         drop(keeping);
     });
-    let exit: Pin<Box<dyn Future<Output = Result<ExecExit, DriverError>> + Send>> = Box::pin(async move {
-        match result.await {
-            Ok(exit) => exit,
-            Err(_) => Err(DriverError::new(ErrorClass::Failed, "the agent is stopping")),
-        }
-    });
+    let exit: Pin<Box<dyn Future<Output = Result<ExecExit, DriverError>> + Send>> =
+        Box::pin(async move {
+            match result.await {
+                Ok(exit) => exit,
+                Err(_) => Err(DriverError::new(
+                    ErrorClass::Failed,
+                    "the agent is stopping",
+                )),
+            }
+        });
     let output = exec_output(guard.path.join("log"), connection, move || drop(guard));
-    Ok(ExecSession { output, input, exit })
+    Ok(ExecSession {
+        output,
+        input,
+        exit,
+    })
 }
 
 impl Inner {
     /// The filter of the task's own spec; a privileged exec has none.
-    fn exec_filter(&self, run: &super::task_dir::RunDir, privileged: bool) -> Option<serde_json::Value> {
+    fn exec_filter(
+        &self,
+        run: &super::task_dir::RunDir,
+        privileged: bool,
+    ) -> Option<serde_json::Value> {
         if privileged {
             return None;
         }
-        let document: serde_json::Value = super::task_dir::read_or_quarantine(&run.path.join("spec.json"))?;
+        let document: serde_json::Value =
+            super::task_dir::read_or_quarantine(&run.path.join("spec.json"))?;
         document.pointer("/linux/seccomp").cloned()
     }
 }

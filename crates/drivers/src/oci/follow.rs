@@ -43,7 +43,8 @@ impl Choice {
     }
 
     fn is_after(&self, record: &Record) -> bool {
-        self.until_ms.is_some_and(|until| timestamp(record.time_ns).millis() > until)
+        self.until_ms
+            .is_some_and(|until| timestamp(record.time_ns).millis() > until)
     }
 }
 
@@ -58,9 +59,15 @@ fn output(record: Record) -> Output {
 type Sender = mpsc::Sender<Result<Output, DriverError>>;
 
 /// The stream for a request.
-pub(super) async fn follow(inner: &Arc<Inner>, request: &FollowRequest) -> Result<OutputStream, DriverError> {
+pub(super) async fn follow(
+    inner: &Arc<Inner>,
+    request: &FollowRequest,
+) -> Result<OutputStream, DriverError> {
     let waits_for_run = matches!(request.from, FollowFrom::Run(_));
-    if inner.task(&request.id).is_none() && inner.look_at(&request.id).await.is_none() && !waits_for_run {
+    if inner.task(&request.id).is_none()
+        && inner.look_at(&request.id).await.is_none()
+        && !waits_for_run
+    {
         return Err(unknown(&request.id));
     }
     let (sender, receiver) = mpsc::channel(AHEAD);
@@ -79,10 +86,18 @@ pub(super) async fn follow(inner: &Arc<Inner>, request: &FollowRequest) -> Resul
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-async fn serve(inner: &Arc<Inner>, request: &FollowRequest, sender: &Sender) -> Result<(), DriverError> {
+async fn serve(
+    inner: &Arc<Inner>,
+    request: &FollowRequest,
+    sender: &Sender,
+) -> Result<(), DriverError> {
     let dir = inner.dir(&request.id).sub("log");
-    let mut choice =
-        Choice { stdout: request.stdout, stderr: request.stderr, since_ms: None, until_ms: request.until_ms };
+    let mut choice = Choice {
+        stdout: request.stdout,
+        stderr: request.stderr,
+        since_ms: None,
+        until_ms: request.until_ms,
+    };
     let mut reader = LogReader::new(&dir, 0);
     let mut hold = false;
     match request.from {
@@ -122,7 +137,10 @@ async fn wait_for_run(inner: &Arc<Inner>, request: &FollowRequest, run: u64) -> 
         match inner.task(&request.id) {
             Some(task) if task.run.run > run => return false,
             Some(task) if task.run.run == run => {
-                let phase = task.connection.as_ref().and_then(|connection| connection.life().borrow().phase.clone());
+                let phase = task
+                    .connection
+                    .as_ref()
+                    .and_then(|connection| connection.life().borrow().phase.clone());
                 match phase {
                     Some(Phase::Prepared | Phase::Starting) if !task.status.phase.is_final() => {}
                     // Running, ended, or failed to start: whatever it wrote is in the log.
@@ -150,14 +168,21 @@ pub(super) async fn pump(
 ) -> Result<(), DriverError> {
     let mut life = connection.map(Connection::life);
     if let Some(connection) = connection {
-        let subscribe = Subscribe { hold, offset: reader.offset() };
+        let subscribe = Subscribe {
+            hold,
+            offset: reader.offset(),
+        };
         // Refused only by a shim that is gone; then the log is complete.
         let _ = connection.call(Request::Subscribe(subscribe)).await;
     }
     loop {
         let over = life.as_mut().is_none_or(|life| {
             let life = life.borrow_and_update();
-            life.gone || matches!(life.phase, Some(Phase::Exited { .. } | Phase::Failed { .. }))
+            life.gone
+                || matches!(
+                    life.phase,
+                    Some(Phase::Exited { .. } | Phase::Failed { .. })
+                )
         });
         let mut acknowledged = reader.offset();
         while let Some(entry) = reader.next_entry().map_err(|error| failed("log", error))? {
@@ -169,16 +194,26 @@ pub(super) async fn pump(
                     return Ok(());
                 }
             }
-            if let Some(connection) = connection.filter(|_| hold && reader.offset() - acknowledged > ACK_STEP) {
+            if let Some(connection) =
+                connection.filter(|_| hold && reader.offset() - acknowledged > ACK_STEP)
+            {
                 acknowledged = reader.offset();
-                connection.notice(Request::Ack { offset: acknowledged }).await;
+                connection
+                    .notice(Request::Ack {
+                        offset: acknowledged,
+                    })
+                    .await;
             }
         }
         if over {
             return Ok(());
         }
         if let Some(connection) = connection.filter(|_| hold && reader.offset() > acknowledged) {
-            connection.notice(Request::Ack { offset: reader.offset() }).await;
+            connection
+                .notice(Request::Ack {
+                    offset: reader.offset(),
+                })
+                .await;
         }
         if let Some(life) = &mut life
             && life.changed().await.is_err()
@@ -191,8 +226,12 @@ pub(super) async fn pump(
 
 fn end_of(dir: &std::path::Path) -> Result<u64, DriverError> {
     let files = shim::log::files(dir).map_err(|error| failed("log", error))?;
-    let Some((base, path)) = files.last() else { return Ok(0) };
-    let len = std::fs::metadata(path).map_err(|error| failed("log", error))?.len();
+    let Some((base, path)) = files.last() else {
+        return Ok(0);
+    };
+    let len = std::fs::metadata(path)
+        .map_err(|error| failed("log", error))?
+        .len();
     Ok(base + len)
 }
 
@@ -214,7 +253,12 @@ fn offset_of_run(dir: &std::path::Path, run: u64) -> Result<Option<u64>, DriverE
 }
 
 /// Sends the last lines of what is there; gives the offset to go on from.
-async fn last_lines(dir: &PathBuf, lines: u64, choice: &Choice, sender: &Sender) -> Result<u64, DriverError> {
+async fn last_lines(
+    dir: &PathBuf,
+    lines: u64,
+    choice: &Choice,
+    sender: &Sender,
+) -> Result<u64, DriverError> {
     let end = end_of(dir)?;
     // First the number of lines, then all but the first ones: the log is bounded, and this holds no output.
     let mut total = 0u64;
@@ -223,7 +267,8 @@ async fn last_lines(dir: &PathBuf, lines: u64, choice: &Choice, sender: &Sender)
     while let Some(entry) = next_before(&mut reader, end)? {
         if choice.wants(&entry) {
             total += entry.bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-            open[usize::from(entry.stream == Stream::Stderr)] = entry.bytes.last().is_some_and(|byte| *byte != b'\n');
+            open[usize::from(entry.stream == Stream::Stderr)] =
+                entry.bytes.last().is_some_and(|byte| *byte != b'\n');
         }
     }
     total += open.iter().filter(|open| **open).count() as u64;
@@ -263,10 +308,19 @@ fn next_before(reader: &mut LogReader, end: u64) -> Result<Option<Record>, Drive
 }
 
 /// Exec output: all of its own log, held.
-pub(super) fn exec_output(dir: PathBuf, connection: Arc<Connection>, finished: impl FnOnce() + Send + 'static) -> OutputStream {
+pub(super) fn exec_output(
+    dir: PathBuf,
+    connection: Arc<Connection>,
+    finished: impl FnOnce() + Send + 'static,
+) -> OutputStream {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let choice = Choice { stdout: true, stderr: true, since_ms: None, until_ms: None };
+        let choice = Choice {
+            stdout: true,
+            stderr: true,
+            since_ms: None,
+            until_ms: None,
+        };
         let mut reader = LogReader::new(dir, 0);
         tokio::select! {
             () = sender.closed() => {}

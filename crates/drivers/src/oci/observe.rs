@@ -40,8 +40,15 @@ pub async fn look(run: &RunDir) -> Found {
         if let (Some(shim), Some(phase)) = (life.shim, life.phase) {
             match phase {
                 Phase::Exited { exit } => return Found::Ended(exited(&exit, run)),
-                Phase::Prepared | Phase::Starting | Phase::Running { .. } | Phase::Failed { .. } => {
-                    return Found::Living { connection, shim, phase };
+                Phase::Prepared
+                | Phase::Starting
+                | Phase::Running { .. }
+                | Phase::Failed { .. } => {
+                    return Found::Living {
+                        connection,
+                        shim,
+                        phase,
+                    };
                 }
             }
         }
@@ -53,12 +60,17 @@ pub async fn look(run: &RunDir) -> Found {
         // Without the file nothing says that it ever ran; the log may.
         return Found::NeverStarted;
     };
-    let Some(task) = state.task else { return Found::NeverStarted };
+    let Some(task) = state.task else {
+        return Found::NeverStarted;
+    };
     if boot_id().is_ok_and(|boot| boot == state.boot) {
         if task.is_alive() {
             return Found::Orphaned(task);
         }
-        return Found::Ended(unknown_end(run, "its supervisor ended without recording how the task did"));
+        return Found::Ended(unknown_end(
+            run,
+            "its supervisor ended without recording how the task did",
+        ));
     }
     Found::Ended(unknown_end(run, "the host was restarted while it ran"))
 }
@@ -79,12 +91,20 @@ pub fn unknown_end(run: &RunDir, why: &str) -> TaskStatus {
 /// Status of an attempt that ended.
 pub fn exited(exit: &ExitRecord, run: &RunDir) -> TaskStatus {
     TaskStatus {
-        phase: if exit.failure.is_some() { TaskPhase::Failed } else { TaskPhase::Exited },
+        phase: if exit.failure.is_some() {
+            TaskPhase::Failed
+        } else {
+            TaskPhase::Exited
+        },
         run: run.run,
         restart_count: run.attempt,
         exit_code: exit.code,
         oom_killed: exit.oom,
-        error: exit.failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default(),
+        error: exit
+            .failure
+            .as_ref()
+            .map(|failure| failure.reason.clone())
+            .unwrap_or_default(),
         started_at: Some(timestamp(exit.started_ns)),
         finished_at: Some(timestamp(exit.ended_ns)),
         ..TaskStatus::default()
@@ -111,9 +131,18 @@ pub fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
 }
 
 /// Status of an attempt that runs.
-pub fn running(task: ProcessId, run: &RunDir, started: Option<Timestamp>, frozen: bool) -> TaskStatus {
+pub fn running(
+    task: ProcessId,
+    run: &RunDir,
+    started: Option<Timestamp>,
+    frozen: bool,
+) -> TaskStatus {
     TaskStatus {
-        phase: if frozen { TaskPhase::Paused } else { TaskPhase::Running },
+        phase: if frozen {
+            TaskPhase::Paused
+        } else {
+            TaskPhase::Running
+        },
         run: run.run,
         restart_count: run.attempt,
         pid: u32::try_from(task.pid).unwrap_or(0),
@@ -128,7 +157,9 @@ pub fn observed(id: &WorkloadId, status: TaskStatus, shim: Option<ProcessId>) ->
     ObservedTask {
         id: id.clone(),
         status,
-        namespace_pid: shim.filter(|_| alive).and_then(|shim| u32::try_from(shim.pid).ok()),
+        namespace_pid: shim
+            .filter(|_| alive)
+            .and_then(|shim| u32::try_from(shim.pid).ok()),
     }
 }
 
@@ -139,6 +170,8 @@ pub fn timestamp(ns: u64) -> Timestamp {
 
 /// Now.
 pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

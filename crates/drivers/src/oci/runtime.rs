@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::driver::{DriverError, ErrorClass, ObservedTask, Prepared, TaskEvent, TaskPlan};
 use model::workload::{MountSource, NetworkMode, Phase as TaskPhase};
 use model::{HostWorkload, PoolId, TaskStatus, Timestamp, WorkloadId};
-use shim::message::{Failure, FailureKind, LogTarget, Phase, Request, Rootfs, Runtime, Start, What, WindowSize};
+use shim::message::{
+    Failure, FailureKind, LogTarget, Phase, Request, Rootfs, Runtime, Start, What, WindowSize,
+};
 use shim::process::ProcessId;
 use shim::state::{STATE_FILE, ShimState};
 use tokio::sync::{broadcast, watch};
@@ -82,7 +84,10 @@ impl Task {
     }
 }
 
-pub(super) fn failed(what: impl Into<String>, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DriverError {
+pub(super) fn failed(
+    what: impl Into<String>,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> DriverError {
     let error = error.into();
     let mut message = format!("{}: {error}", what.into());
     let mut source = error.source();
@@ -90,10 +95,16 @@ pub(super) fn failed(what: impl Into<String>, error: impl Into<Box<dyn std::erro
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    let full = std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::StorageFull);
-    let class = if full { ErrorClass::Full } else { ErrorClass::Failed };
+    let full = std::iter::successors(Some(&*error as &dyn std::error::Error), |error| {
+        error.source()
+    })
+    .filter_map(|error| error.downcast_ref::<io::Error>())
+    .any(|error| error.kind() == io::ErrorKind::StorageFull);
+    let class = if full {
+        ErrorClass::Full
+    } else {
+        ErrorClass::Failed
+    };
     DriverError::new(class, message)
 }
 
@@ -127,7 +138,9 @@ impl From<SpecError> for DriverError {
 
 pub(super) fn refused(failure: &Failure) -> DriverError {
     let class = match failure.kind {
-        FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::User => ErrorClass::Invalid,
+        FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::User => {
+            ErrorClass::Invalid
+        }
         FailureKind::NoTask => ErrorClass::Conflict,
         FailureKind::Other => ErrorClass::Failed,
     };
@@ -135,11 +148,17 @@ pub(super) fn refused(failure: &Failure) -> DriverError {
 }
 
 pub(super) fn unknown(id: &WorkloadId) -> DriverError {
-    DriverError::new(ErrorClass::NotFound, format!("no task {} on this host", id.short()))
+    DriverError::new(
+        ErrorClass::NotFound,
+        format!("no task {} on this host", id.short()),
+    )
 }
 
 pub(super) fn not_running(id: &WorkloadId) -> DriverError {
-    DriverError::new(ErrorClass::Conflict, format!("task {} is not running", id.short()))
+    DriverError::new(
+        ErrorClass::Conflict,
+        format!("task {} is not running", id.short()),
+    )
 }
 
 /// Runs something that blocks for milliseconds.
@@ -159,7 +178,8 @@ impl OciRuntime {
     /// When folders cannot be made, cgroups are missing or the shim program cannot be read.
     pub fn open(config: OciConfig) -> Result<OciRuntime, DriverError> {
         for name in ["tasks", "volumes", "seccomp", "trash"] {
-            fs::create_dir_all(config.data.join(name)).map_err(|error| failed("data folder", error))?;
+            fs::create_dir_all(config.data.join(name))
+                .map_err(|error| failed("data folder", error))?;
         }
         let launcher = Launcher::new(&config.shim)?;
         let cgroups = Cgroups::detect(&config.host)?;
@@ -172,7 +192,9 @@ impl OciRuntime {
             events: broadcast::Sender::new(EVENTS),
             execs: Mutex::new(HashMap::new()),
         };
-        Ok(OciRuntime { inner: Arc::new(inner) })
+        Ok(OciRuntime {
+            inner: Arc::new(inner),
+        })
     }
 
     /// How cgroups are mounted on this host.
@@ -215,7 +237,10 @@ impl Inner {
         self.tasks().get(id).cloned()
     }
 
-    pub(super) fn running(&self, id: &WorkloadId) -> Result<(Task, Arc<Connection>, ProcessId), DriverError> {
+    pub(super) fn running(
+        &self,
+        id: &WorkloadId,
+    ) -> Result<(Task, Arc<Connection>, ProcessId), DriverError> {
         let task = self.task(id).ok_or_else(|| unknown(id))?;
         let process = task.process().ok_or_else(|| not_running(id))?;
         let connection = task.connection.clone().ok_or_else(|| not_running(id))?;
@@ -234,7 +259,12 @@ impl Inner {
     }
 
     /// Changes the status of an attempt, if it is still the current one.
-    pub(super) fn set_status(&self, id: &WorkloadId, run: &RunDir, status: TaskStatus) -> Option<ObservedTask> {
+    pub(super) fn set_status(
+        &self,
+        id: &WorkloadId,
+        run: &RunDir,
+        status: TaskStatus,
+    ) -> Option<ObservedTask> {
         let observed = {
             let mut tasks = self.tasks();
             let task = tasks.get_mut(id).filter(|task| task.run == *run)?;
@@ -251,13 +281,19 @@ impl Inner {
         let mut life = connection.life();
         tokio::spawn(async move {
             let over = |life: &super::client::Life| {
-                life.gone || matches!(life.phase, Some(Phase::Exited { .. } | Phase::Failed { .. }))
+                life.gone
+                    || matches!(
+                        life.phase,
+                        Some(Phase::Exited { .. } | Phase::Failed { .. })
+                    )
             };
             let phase = match life.wait_for(over).await {
                 Ok(life) => life.phase.clone(),
                 Err(_) => None,
             };
-            let started = inner.task(&id).is_some_and(|task| task.run == run && task.status.phase.is_alive());
+            let started = inner
+                .task(&id)
+                .is_some_and(|task| task.run == run && task.status.phase.is_alive());
             let status = match phase {
                 Some(Phase::Exited { exit }) => observe::exited(&exit, &run),
                 Some(Phase::Failed { failure }) => observe::failed(&failure, &run),
@@ -292,7 +328,10 @@ impl Inner {
     pub(super) async fn look_at(self: &Arc<Self>, id: &WorkloadId) -> Option<ObservedTask> {
         let dir = self.dir(id);
         if let Some(task) = self.task(id)
-            && task.connection.as_ref().is_some_and(|connection| !connection.life().borrow().gone)
+            && task
+                .connection
+                .as_ref()
+                .is_some_and(|connection| !connection.life().borrow().gone)
         {
             return Some(observe::observed(id, self.live_status(&task), task.shim));
         }
@@ -304,7 +343,13 @@ impl Inner {
                 }
                 continue;
             };
-            let task = |status, connection, shim| Task { plan, run: run.clone(), connection, shim, status };
+            let task = |status, connection, shim| Task {
+                plan,
+                run: run.clone(),
+                connection,
+                shim,
+                status,
+            };
             match found {
                 Found::NeverStarted => {}
                 Found::Ended(status) => {
@@ -316,9 +361,17 @@ impl Inner {
                     self.put(id, task(status.clone(), None, None));
                     return Some(observe::observed(id, status, None));
                 }
-                Found::Living { connection, shim, phase: _ } => {
+                Found::Living {
+                    connection,
+                    shim,
+                    phase: _,
+                } => {
                     let connection = Arc::new(connection);
-                    let mut task = task(TaskStatus::default(), Some(Arc::clone(&connection)), Some(shim));
+                    let mut task = task(
+                        TaskStatus::default(),
+                        Some(Arc::clone(&connection)),
+                        Some(shim),
+                    );
                     task.status = self.live_status(&task);
                     let status = task.status.clone();
                     self.put(id, task);
@@ -331,27 +384,43 @@ impl Inner {
     }
 
     /// A folder whose plan is lost still says what runs there; without a plan it can only be watched and removed.
-    async fn without_plan(self: &Arc<Self>, id: &WorkloadId, run: &RunDir, found: Found) -> Option<ObservedTask> {
+    async fn without_plan(
+        self: &Arc<Self>,
+        id: &WorkloadId,
+        run: &RunDir,
+        found: Found,
+    ) -> Option<ObservedTask> {
         match found {
             Found::NeverStarted => None,
             Found::Ended(status) => Some(observe::observed(id, status, None)),
-            Found::Orphaned(process) => {
-                Some(observe::observed(id, observe::running(process, run, None, false), None))
-            }
+            Found::Orphaned(process) => Some(observe::observed(
+                id,
+                observe::running(process, run, None, false),
+                None,
+            )),
             Found::Living { shim, phase, .. } => match phase {
-                Phase::Running { task } => {
-                    Some(observe::observed(id, observe::running(task, run, None, false), Some(shim)))
+                Phase::Running { task } => Some(observe::observed(
+                    id,
+                    observe::running(task, run, None, false),
+                    Some(shim),
+                )),
+                Phase::Prepared | Phase::Starting | Phase::Failed { .. } | Phase::Exited { .. } => {
+                    None
                 }
-                Phase::Prepared | Phase::Starting | Phase::Failed { .. } | Phase::Exited { .. } => None,
             },
         }
     }
 
     fn live_status(&self, task: &Task) -> TaskStatus {
-        let phase = task.connection.as_ref().and_then(|connection| connection.life().borrow().phase.clone());
+        let phase = task
+            .connection
+            .as_ref()
+            .and_then(|connection| connection.life().borrow().phase.clone());
         match phase {
             Some(Phase::Running { task: process }) => {
-                let cgroup = self.cgroups.workload(&task.workload().pool, &task.workload().id);
+                let cgroup = self
+                    .cgroups
+                    .workload(&task.workload().pool, &task.workload().id);
                 let started = task.status.started_at.or_else(|| started_at(&task.run));
                 observe::running(process, &task.run, started, cgroup.is_frozen())
             }
@@ -367,7 +436,10 @@ impl Inner {
     }
 
     /// Makes folders, cgroups and a shim for an attempt.
-    pub(super) async fn prepare(self: &Arc<Self>, plan: &TaskPlan) -> Result<Prepared, DriverError> {
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        plan: &TaskPlan,
+    ) -> Result<Prepared, DriverError> {
         let workload = &plan.workload;
         let id = workload.id.clone();
         let dir = self.dir(&id);
@@ -376,7 +448,10 @@ impl Inner {
             return Ok(prepared);
         }
         self.check_runtime(workload)?;
-        let stored = StoredPlan { workload: Arc::clone(workload), attempt: plan.attempt };
+        let stored = StoredPlan {
+            workload: Arc::clone(workload),
+            attempt: plan.attempt,
+        };
         let net = self.net_of(workload)?;
         let old = dir.runs();
         dir.create().map_err(|error| failed("task folder", error))?;
@@ -384,7 +459,8 @@ impl Inner {
             // Prepared by an agent that died before it was started: its shim has ended with it.
             fs::remove_dir_all(&run.path).map_err(|error| failed("task folder", error))?;
         }
-        run.store(&stored).map_err(|error| failed("task folder", error))?;
+        run.store(&stored)
+            .map_err(|error| failed("task folder", error))?;
         let cgroup = self.cgroups.workload(&workload.pool, &id);
         let placing = cgroup.clone();
         let spec = workload.spec.task.clone();
@@ -404,15 +480,24 @@ impl Inner {
         }
         // Not waited for: entering cgroups takes the kernel up to 10 ms, while the network is plugged.
         connection.notice(Request::Place(placement)).await;
-        let shim = connection.life().borrow().shim.ok_or_else(|| not_running(&id))?;
+        let shim = connection
+            .life()
+            .borrow()
+            .shim
+            .ok_or_else(|| not_running(&id))?;
         let status = TaskStatus {
             phase: TaskPhase::Preparing,
             run: run.run,
             restart_count: run.attempt,
             ..TaskStatus::default()
         };
-        let task =
-            Task { plan: stored, run: run.clone(), connection: Some(Arc::clone(&connection)), shim: Some(shim), status };
+        let task = Task {
+            plan: stored,
+            run: run.clone(),
+            connection: Some(Arc::clone(&connection)),
+            shim: Some(shim),
+            status,
+        };
         self.put(&id, task);
         self.watch(id, run.clone(), &connection);
         tokio::task::spawn_blocking(move || {
@@ -428,18 +513,29 @@ impl Inner {
         let task = self.task(id).filter(|task| task.run == *run)?;
         let connection = task.connection?;
         let life = connection.life().borrow().clone();
-        let alive = !life.gone && matches!(life.phase, Some(Phase::Prepared | Phase::Starting | Phase::Running { .. }));
-        if alive { prepared(task.shim?).ok() } else { None }
+        let alive = !life.gone
+            && matches!(
+                life.phase,
+                Some(Phase::Prepared | Phase::Starting | Phase::Running { .. })
+            );
+        if alive {
+            prepared(task.shim?).ok()
+        } else {
+            None
+        }
     }
 
     fn check_runtime(&self, workload: &HostWorkload) -> Result<Runtime, DriverError> {
         match &workload.spec.task.runtime {
             None => Ok(Runtime::BuiltIn),
             Some(name) => match self.config.runtimes.get(name) {
-                Some(program) => Ok(Runtime::External { program: program.clone() }),
-                None => {
-                    Err(DriverError::new(ErrorClass::Invalid, format!("this host has no runtime named \"{name}\"")))
-                }
+                Some(program) => Ok(Runtime::External {
+                    program: program.clone(),
+                }),
+                None => Err(DriverError::new(
+                    ErrorClass::Invalid,
+                    format!("this host has no runtime named \"{name}\""),
+                )),
             },
         }
     }
@@ -451,18 +547,29 @@ impl Inner {
             NetworkMode::Workload { id } => {
                 let other = self.task(id).ok_or_else(|| unknown(id))?;
                 let pid = other.process().ok_or_else(|| not_running(id))?.pid;
-                u32::try_from(pid).map(Net::Of).map_err(|error| failed("network", error))
+                u32::try_from(pid)
+                    .map(Net::Of)
+                    .map_err(|error| failed("network", error))
             }
         }
     }
 
     /// Starts a prepared attempt.
-    pub(super) async fn start(self: &Arc<Self>, plan: &TaskPlan) -> Result<ObservedTask, DriverError> {
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        plan: &TaskPlan,
+    ) -> Result<ObservedTask, DriverError> {
         let id = &plan.workload.id;
         let run = self.dir(id).run(plan.workload.run, plan.attempt);
-        let task = self.task(id).filter(|task| task.run == run).ok_or_else(|| {
-            DriverError::new(ErrorClass::Conflict, format!("task {} was not prepared", id.short()))
-        })?;
+        let task = self
+            .task(id)
+            .filter(|task| task.run == run)
+            .ok_or_else(|| {
+                DriverError::new(
+                    ErrorClass::Conflict,
+                    format!("task {} was not prepared", id.short()),
+                )
+            })?;
         let connection = task.connection.clone().ok_or_else(|| not_running(id))?;
         let phase = connection.life().borrow().phase.clone();
         if let Some(Phase::Running { .. } | Phase::Exited { .. }) = phase {
@@ -490,7 +597,11 @@ impl Inner {
         let spec = &workload.spec.task;
         let dir = self.dir(&workload.id);
         let around_volumes = dir.sub("volumes");
-        let pool_volumes = self.config.data.join("volumes").join(workload.pool.as_str());
+        let pool_volumes = self
+            .config
+            .data
+            .join("volumes")
+            .join(workload.pool.as_str());
         let etc = dir.sub("etc");
         let around = Surroundings {
             cgroup: self.cgroups.workload(&workload.pool, &workload.id).path(),
@@ -511,10 +622,18 @@ impl Inner {
             (Runtime::BuiltIn, Some(filter)) => Some(self.filter_program(filter).await?),
             _ => None,
         };
-        let rootfs = Rootfs::Overlay { lower: plan.layers.clone(), upper: dir.sub("upper"), work: dir.sub("work") };
+        let rootfs = Rootfs::Overlay {
+            lower: plan.layers.clone(),
+            upper: dir.sub("upper"),
+            work: dir.sub("work"),
+        };
         Ok(Start {
             run: workload.run,
-            what: What::Task { id: workload.id.as_str().to_owned(), rootfs, spec: path },
+            what: What::Task {
+                id: workload.id.as_str().to_owned(),
+                rootfs,
+                spec: path,
+            },
             user: spec.user.clone(),
             groups: spec.groups.clone(),
             terminal: spec.tty.then_some(DEFAULT_TERMINAL),
@@ -527,7 +646,10 @@ impl Inner {
     }
 
     /// The compiled form of a filter, from the cache if possible.
-    pub(super) async fn filter_program(&self, filter: &serde_json::Value) -> Result<PathBuf, DriverError> {
+    pub(super) async fn filter_program(
+        &self,
+        filter: &serde_json::Value,
+    ) -> Result<PathBuf, DriverError> {
         use sha2::Digest;
         // What compiles it is part of the name: another version may know other calls.
         let mut hash = sha2::Sha256::new();
@@ -537,11 +659,15 @@ impl Inner {
         let name = hex::encode(hash.finalize());
         let path = folder.join(&name);
         if !path.exists() {
-            let program = self.launcher.compile_filter(filter).await.map_err(|error| {
-                let mut error = failed("system call filter", error);
-                error.class = ErrorClass::Invalid;
-                error
-            })?;
+            let program = self
+                .launcher
+                .compile_filter(filter)
+                .await
+                .map_err(|error| {
+                    let mut error = failed("system call filter", error);
+                    error.class = ErrorClass::Invalid;
+                    error
+                })?;
             let mut random = [0; 8];
             getrandom::fill(&mut random).map_err(|error| failed("random numbers", error))?;
             let temporary = folder.join(format!(".{name}.{}", hex::encode(random)));
@@ -559,10 +685,16 @@ impl Inner {
     pub(super) async fn remove(self: &Arc<Self>, id: &WorkloadId) -> Result<(), DriverError> {
         let task = self.task(id);
         let dir = self.dir(id);
-        let plan = task.as_ref().map(|task| task.plan.clone()).or_else(|| dir.runs().iter().rev().find_map(RunDir::plan));
+        let plan = task
+            .as_ref()
+            .map(|task| task.plan.clone())
+            .or_else(|| dir.runs().iter().rev().find_map(RunDir::plan));
         if let Some(task) = &task {
             if task.process().is_some() {
-                return Err(DriverError::new(ErrorClass::Conflict, format!("task {} is running", id.short())));
+                return Err(DriverError::new(
+                    ErrorClass::Conflict,
+                    format!("task {} is running", id.short()),
+                ));
             }
             if let Some(connection) = &task.connection {
                 connection.notice(Request::Shutdown).await;
@@ -570,9 +702,15 @@ impl Inner {
         }
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| failed("random numbers", error))?;
-        let trash = self.config.data.join("trash").join(format!("{}-{}", id.as_str(), hex::encode(random)));
+        let trash =
+            self.config
+                .data
+                .join("trash")
+                .join(format!("{}-{}", id.as_str(), hex::encode(random)));
         match fs::rename(dir.path(), &trash) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("task folder", error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("task folder", error));
+            }
             _ => {}
         }
         self.forget(id);
@@ -594,7 +732,9 @@ impl Inner {
         let mut all = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| WorkloadId::parse(name).ok()) else { continue };
+            let Some(id) = name.to_str().and_then(|name| WorkloadId::parse(name).ok()) else {
+                continue;
+            };
             all.extend(self.look_at(&id).await);
         }
         let trash = self.config.data.join("trash");
@@ -610,34 +750,53 @@ impl Inner {
 
 fn prepared(shim: ProcessId) -> Result<Prepared, DriverError> {
     let pid = u32::try_from(shim.pid).map_err(|error| failed("process id", error))?;
-    Ok(Prepared { pid, start_time: shim.start })
+    Ok(Prepared {
+        pid,
+        start_time: shim.start,
+    })
 }
 
 fn started_at(run: &RunDir) -> Option<Timestamp> {
-    read_or_quarantine::<ShimState>(&run.path.join(STATE_FILE))?.started_ns.map(observe::timestamp)
+    read_or_quarantine::<ShimState>(&run.path.join(STATE_FILE))?
+        .started_ns
+        .map(observe::timestamp)
 }
 
 pub(super) fn log_target(dir: &TaskDir, workload: &HostWorkload) -> LogTarget {
     let log = &workload.spec.task.log;
     // Without a kept log there is still what attached clients read from.
-    let (max_file_bytes, max_files) =
-        if log.keep { (log.max_file_bytes.max(4096), log.max_files.max(1)) } else { (1 << 20, 2) };
-    LogTarget { dir: dir.sub("log"), max_file_bytes, max_files }
+    let (max_file_bytes, max_files) = if log.keep {
+        (log.max_file_bytes.max(4096), log.max_files.max(1))
+    } else {
+        (1 << 20, 2)
+    };
+    LogTarget {
+        dir: dir.sub("log"),
+        max_file_bytes,
+        max_files,
+    }
 }
 
 fn kernel_release() -> (u32, u32) {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn write_etc(etc: &Path, workload: &HostWorkload, plan: &TaskPlan) -> io::Result<()> {
-    let hostname =
-        if workload.spec.hostname.is_empty() { workload.id.short() } else { &workload.spec.hostname };
+    let hostname = if workload.spec.hostname.is_empty() {
+        workload.id.short()
+    } else {
+        &workload.spec.hostname
+    };
     let (hosts, resolv) = match &plan.network {
         Some(network) => (network.hosts.clone(), network.resolv_conf.clone()),
         None => (
-            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"),
+            format!(
+                "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+            ),
             String::new(),
         ),
     };
@@ -654,7 +813,11 @@ fn make_sources(workload: &HostWorkload, around: &Surroundings<'_>) -> io::Resul
             MountSource::Volume { name, no_copy: _ } => {
                 fs::create_dir_all(spec::volume_dir(name, &mount.target, around))?;
             }
-            MountSource::HostPath { path, create: true, propagation: _ } => fs::create_dir_all(path)?,
+            MountSource::HostPath {
+                path,
+                create: true,
+                propagation: _,
+            } => fs::create_dir_all(path)?,
             MountSource::HostPath { .. } | MountSource::Tmpfs { .. } => {}
         }
     }

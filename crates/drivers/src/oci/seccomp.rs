@@ -89,7 +89,11 @@ pub fn lower(profile: &str, target: &Target<'_>) -> Result<Value, ProfileError> 
         _ => "SCMP_ARCH_X86_64",
     };
     let mut architectures = profile.architectures;
-    for map in profile.arch_map.into_iter().filter(|map| map.architecture == native) {
+    for map in profile
+        .arch_map
+        .into_iter()
+        .filter(|map| map.architecture == native)
+    {
         architectures.push(map.architecture);
         architectures.extend(map.sub_architectures);
     }
@@ -122,7 +126,11 @@ pub fn lower(profile: &str, target: &Target<'_>) -> Result<Value, ProfileError> 
 
 fn check(action: &str) -> Result<(), ProfileError> {
     // A notify listener would be a socket of the host.
-    if action == "SCMP_ACT_NOTIFY" { Err(ProfileError::Action(action.to_owned())) } else { Ok(()) }
+    if action == "SCMP_ACT_NOTIFY" {
+        Err(ProfileError::Action(action.to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 impl Target<'_> {
@@ -134,7 +142,9 @@ impl Target<'_> {
     }
 
     fn kernel_is(&self, minimum: &str) -> bool {
-        let mut parts = minimum.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        let mut parts = minimum
+            .split('.')
+            .map(|part| part.parse::<u32>().unwrap_or(0));
         self.kernel >= (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     }
 
@@ -144,13 +154,20 @@ impl Target<'_> {
 
     fn includes(&self, condition: &Condition) -> bool {
         condition.caps.iter().all(|capability| self.has(capability))
-            && (condition.arches.is_empty() || condition.arches.iter().any(|arch| self.arch_is(arch)))
-            && condition.min_kernel.as_deref().is_none_or(|minimum| self.kernel_is(minimum))
+            && (condition.arches.is_empty()
+                || condition.arches.iter().any(|arch| self.arch_is(arch)))
+            && condition
+                .min_kernel
+                .as_deref()
+                .is_none_or(|minimum| self.kernel_is(minimum))
     }
 
     fn excluded(&self, condition: &Condition) -> bool {
         condition.caps.iter().any(|capability| self.has(capability))
             || condition.arches.iter().any(|arch| self.arch_is(arch))
-            || condition.min_kernel.as_deref().is_some_and(|minimum| self.kernel_is(minimum))
+            || condition
+                .min_kernel
+                .as_deref()
+                .is_some_and(|minimum| self.kernel_is(minimum))
     }
 }

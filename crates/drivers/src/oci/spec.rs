@@ -31,13 +31,47 @@ pub const DEFAULT_CAPABILITIES: [&str; 14] = [
 
 /// All that Linux has, in the order of their names.
 pub const ALL_CAPABILITIES: [&str; 41] = [
-    "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
-    "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW",
-    "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE",
-    "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+    "CAP_AUDIT_CONTROL",
+    "CAP_AUDIT_READ",
+    "CAP_AUDIT_WRITE",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_KILL",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_RAW",
+    "CAP_PERFMON",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYSLOG",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_WAKE_ALARM",
 ];
 
 const MASKED_PATHS: [&str; 12] = [
@@ -55,8 +89,13 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
 ];
 
-const READONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Docker's size of `/dev/shm`.
@@ -89,7 +128,7 @@ pub enum SpecError {
 }
 
 /// What the spec needs besides the workload.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Surroundings<'a> {
     /// Path below the cgroup mount points.
     pub cgroup: String,
@@ -104,7 +143,7 @@ pub struct Surroundings<'a> {
     /// Kernel release.
     pub kernel: (u32, u32),
     /// Looks at a device of the host.
-    pub device: &'a dyn Fn(&str) -> Option<super::devices::Node>,
+    pub device: &'a (dyn Fn(&str) -> Option<super::devices::Node> + Sync),
 }
 
 /// Folder of a volume mounted at a target.
@@ -115,7 +154,11 @@ pub fn volume_dir(name: &str, target: &str, around: &Surroundings<'_>) -> PathBu
         let encoded: String = target
             .bytes()
             .map(|byte| {
-                if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("_{byte:02x}") }
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("_{byte:02x}")
+                }
             })
             .collect();
         return around.volumes.join(encoded);
@@ -130,7 +173,11 @@ pub fn volume_dir(name: &str, target: &str, around: &Surroundings<'_>) -> PathBu
 pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<Value, SpecError> {
     let spec = &workload.spec;
     let task = &spec.task;
-    let hostname = if spec.hostname.is_empty() { workload.id.short() } else { &spec.hostname };
+    let hostname = if spec.hostname.is_empty() {
+        workload.id.short()
+    } else {
+        &spec.hostname
+    };
     let capabilities = capabilities(task)?;
     let mut linux = json!({
         "cgroupsPath": around.cgroup,
@@ -141,7 +188,8 @@ pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<V
     });
     if !task.security.privileged {
         let paths = |own: &Option<Vec<String>>, default: &[&str]| {
-            own.clone().unwrap_or_else(|| default.iter().map(|path| (*path).to_owned()).collect())
+            own.clone()
+                .unwrap_or_else(|| default.iter().map(|path| (*path).to_owned()).collect())
         };
         linux["maskedPaths"] = json!(paths(&task.security.masked_paths, &MASKED_PATHS));
         linux["readonlyPaths"] = json!(paths(&task.security.readonly_paths, &READONLY_PATHS));
@@ -173,20 +221,33 @@ pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<V
 ///
 /// # Errors
 /// As [`task_spec`].
-pub fn exec_process(workload: &HostWorkload, request: &agent::driver::ExecRequest) -> Result<Value, SpecError> {
+pub fn exec_process(
+    workload: &HostWorkload,
+    request: &agent::driver::ExecRequest,
+) -> Result<Value, SpecError> {
     let task = &workload.spec.task;
-    let hostname =
-        if workload.spec.hostname.is_empty() { workload.id.short() } else { &workload.spec.hostname };
+    let hostname = if workload.spec.hostname.is_empty() {
+        workload.id.short()
+    } else {
+        &workload.spec.hostname
+    };
     let own = TaskSpec {
         entrypoint: Vec::new(),
         args: request.args.clone(),
         env: task.env.iter().chain(&request.env).cloned().collect(),
-        working_dir: if request.working_dir.is_empty() { task.working_dir.clone() } else { request.working_dir.clone() },
+        working_dir: if request.working_dir.is_empty() {
+            task.working_dir.clone()
+        } else {
+            request.working_dir.clone()
+        },
         tty: request.tty,
         ..task.clone()
     };
     let capabilities = if request.privileged {
-        ALL_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect()
+        ALL_CAPABILITIES
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect()
     } else {
         capabilities(task)?
     };
@@ -235,8 +296,21 @@ fn environment(task: &TaskSpec, hostname: &str) -> Vec<String> {
 
 fn rlimit(limit: &Ulimit) -> Result<Value, SpecError> {
     const NAMES: [&str; 15] = [
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     if !NAMES.contains(&limit.name.as_str()) {
         return Err(SpecError::Limit(limit.name.clone()));
@@ -257,8 +331,15 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
         list.iter()
             .map(|name| {
                 let upper = name.to_uppercase();
-                let upper = if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-                if upper == "ALL" || upper == "CAP_ALL" || ALL_CAPABILITIES.contains(&upper.as_str()) {
+                let upper = if upper == "ALL" || upper.starts_with("CAP_") {
+                    upper
+                } else {
+                    format!("CAP_{upper}")
+                };
+                if upper == "ALL"
+                    || upper == "CAP_ALL"
+                    || ALL_CAPABILITIES.contains(&upper.as_str())
+                {
                     Ok(upper.replace("CAP_ALL", "ALL"))
                 } else {
                     Err(SpecError::Capability(name.clone()))
@@ -266,7 +347,10 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
             })
             .collect()
     };
-    let (add, drop) = (normal(&task.security.cap_add)?, normal(&task.security.cap_drop)?);
+    let (add, drop) = (
+        normal(&task.security.cap_add)?,
+        normal(&task.security.cap_drop)?,
+    );
     let has = |list: &[String], name: &str| list.iter().any(|entry| entry == name);
     let set = all().filter(|name| {
         if has(&drop, name) {
@@ -282,21 +366,33 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
     Ok(set.collect())
 }
 
-fn filter(task: &TaskSpec, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Option<Value>, SpecError> {
+fn filter(
+    task: &TaskSpec,
+    around: &Surroundings<'_>,
+    capabilities: &[String],
+) -> Result<Option<Value>, SpecError> {
     let profile = match &task.security.seccomp {
         _ if task.security.privileged => return Ok(None),
         Seccomp::Unconfined => return Ok(None),
         Seccomp::Default => seccomp::DEFAULT_PROFILE,
         Seccomp::Custom(profile) => profile,
     };
-    let target = Target { arch: around.arch, kernel: around.kernel, capabilities };
+    let target = Target {
+        arch: around.arch,
+        kernel: around.kernel,
+        capabilities,
+    };
     Ok(Some(seccomp::lower(profile, &target)?))
 }
 
 fn namespaces(workload: &HostWorkload) -> Vec<Value> {
     let modes = &workload.spec.task.namespaces;
     let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
-    for (shared, name) in [(modes.host_pid, "pid"), (modes.host_ipc, "ipc"), (modes.host_uts, "uts")] {
+    for (shared, name) in [
+        (modes.host_pid, "pid"),
+        (modes.host_ipc, "ipc"),
+        (modes.host_uts, "uts"),
+    ] {
         if !shared {
             list.push(json!({"type": name}));
         }
@@ -316,7 +412,8 @@ fn resources(task: &TaskSpec, around: &Surroundings<'_>) -> Value {
     let mut rules = vec![json!({"allow": task.security.privileged, "access": "rwm"})];
     if !task.security.privileged {
         for rule in super::devices::rules_with(&task.devices, around.device) {
-            let mut value = json!({"allow": true, "type": rule.kind.to_string(), "access": rule.access});
+            let mut value =
+                json!({"allow": true, "type": rule.kind.to_string(), "access": rule.access});
             if let Some(major) = rule.major {
                 value["major"] = json!(major);
             }
@@ -332,7 +429,10 @@ fn resources(task: &TaskSpec, around: &Surroundings<'_>) -> Value {
         ("reservation", r.memory_reservation.map(|v| json!(v))),
         ("swap", super::cgroup::memory_and_swap(r).map(|v| json!(v))),
         ("swappiness", r.memory_swappiness.map(|v| json!(v))),
-        ("disableOOMKiller", r.oom_kill_disable.then_some(json!(true))),
+        (
+            "disableOOMKiller",
+            r.oom_kill_disable.then_some(json!(true)),
+        ),
     ] {
         if let Some(value) = value {
             memory[name] = value;
@@ -374,7 +474,11 @@ fn devices(task: &TaskSpec, around: &Surroundings<'_>) -> Result<Vec<Value>, Spe
 
 fn check_target(target: &str) -> Result<(), SpecError> {
     let parts_ok = target.split('/').all(|part| part != "..");
-    if target.starts_with('/') && parts_ok && !target.contains('\0') && target.trim_matches('/') != "" {
+    if target.starts_with('/')
+        && parts_ok
+        && !target.contains('\0')
+        && target.trim_matches('/') != ""
+    {
         return Ok(());
     }
     Err(SpecError::Target(target.to_owned()))
@@ -384,22 +488,58 @@ fn mounts(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<Vec<Valu
     let task = &workload.spec.task;
     let shm = task.shm_bytes.unwrap_or(DEFAULT_SHM);
     let sys = if task.security.privileged { "rw" } else { "ro" };
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", sys]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={shm}")]),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", sys],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", sys],
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &[
+                "nosuid",
+                "noexec",
+                "nodev",
+                "mode=1777",
+                &format!("size={shm}"),
+            ],
+        ),
     ];
     let taken = |target: &str| task.mounts.iter().any(|mount| mount.target == target);
     // What the user mounts there replaces ours.
@@ -429,12 +569,32 @@ fn user_mount(mount: &Mount, around: &Surroundings<'_>) -> Result<Value, SpecErr
         })
     };
     Ok(match &mount.source {
-        MountSource::HostPath { path, propagation, create: _ } => {
-            bind(Path::new(path), if propagation.is_empty() { "rprivate" } else { propagation })
+        MountSource::HostPath {
+            path,
+            propagation,
+            create: _,
+        } => bind(
+            Path::new(path),
+            if propagation.is_empty() {
+                "rprivate"
+            } else {
+                propagation
+            },
+        ),
+        MountSource::Volume { name, no_copy: _ } => {
+            bind(&volume_dir(name, &mount.target, around), "rprivate")
         }
-        MountSource::Volume { name, no_copy: _ } => bind(&volume_dir(name, &mount.target, around), "rprivate"),
-        MountSource::Tmpfs { size_bytes, mode, options } => {
-            let mut all = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned(), access.to_owned()];
+        MountSource::Tmpfs {
+            size_bytes,
+            mode,
+            options,
+        } => {
+            let mut all = vec![
+                "nosuid".to_owned(),
+                "nodev".to_owned(),
+                "noexec".to_owned(),
+                access.to_owned(),
+            ];
             if let Some(size) = size_bytes {
                 all.push(format!("size={size}"));
             }
@@ -458,7 +618,9 @@ fn tmpfs_option(option: &str, all: &mut Vec<String>) -> Result<(), SpecError> {
         "dev" => "nodev",
         "nodev" => "dev",
         other => {
-            let number = other.strip_prefix("uid=").or_else(|| other.strip_prefix("gid="));
+            let number = other
+                .strip_prefix("uid=")
+                .or_else(|| other.strip_prefix("gid="));
             if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
                 all.push(other.to_owned());
                 return Ok(());

@@ -12,7 +12,10 @@ use super::runtime::failed;
 
 fn number(dir: &Path, file: &str) -> u64 {
     // "max" and whatever this kernel does not have count as nothing.
-    fs::read_to_string(dir.join(file)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    fs::read_to_string(dir.join(file))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn table(dir: &Path, file: &str) -> BTreeMap<String, u64> {
@@ -34,7 +37,8 @@ pub(super) fn measure(cgroup: &Cgroup, version: Version, pid: i32) -> TaskStats 
     let mut stats = TaskStats {
         read_ms: now().millis(),
         host_cpu_ns: host_cpu(),
-        cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+        cpus: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         networks: networks(pid),
         ..TaskStats::default()
     };
@@ -61,7 +65,11 @@ fn measure_v1(cgroup: &Cgroup, stats: &mut TaskStats) {
     }
     if let Some(dir) = cgroup.dir("cpu") {
         let cpu = table(&dir, "cpu.stat");
-        stats.throttling = (of(&cpu, "nr_periods"), of(&cpu, "nr_throttled"), of(&cpu, "throttled_time"));
+        stats.throttling = (
+            of(&cpu, "nr_periods"),
+            of(&cpu, "nr_throttled"),
+            of(&cpu, "throttled_time"),
+        );
     }
     if let Some(dir) = cgroup.dir("memory") {
         let detail = table(&dir, "memory.stat");
@@ -77,10 +85,14 @@ fn measure_v1(cgroup: &Cgroup, stats: &mut TaskStats) {
         stats.pids_limit = number(&dir, "pids.max");
     }
     if let Some(dir) = cgroup.dir("blkio") {
-        let text = fs::read_to_string(dir.join("blkio.throttle.io_service_bytes_recursive")).unwrap_or_default();
+        let text = fs::read_to_string(dir.join("blkio.throttle.io_service_bytes_recursive"))
+            .unwrap_or_default();
         for line in text.lines() {
             let mut fields = line.split(' ').skip(1);
-            match (fields.next(), fields.next().and_then(|value| value.parse::<u64>().ok())) {
+            match (
+                fields.next(),
+                fields.next().and_then(|value| value.parse::<u64>().ok()),
+            ) {
                 (Some("Read"), Some(bytes)) => stats.block_io.0 += bytes,
                 (Some("Write"), Some(bytes)) => stats.block_io.1 += bytes,
                 _ => {}
@@ -95,7 +107,11 @@ fn measure_v2(cgroup: &Cgroup, stats: &mut TaskStats) {
     stats.cpu_total_ns = of(&cpu, "usage_usec") * 1000;
     stats.cpu_user_ns = of(&cpu, "user_usec") * 1000;
     stats.cpu_system_ns = of(&cpu, "system_usec") * 1000;
-    stats.throttling = (of(&cpu, "nr_periods"), of(&cpu, "nr_throttled"), of(&cpu, "throttled_usec") * 1000);
+    stats.throttling = (
+        of(&cpu, "nr_periods"),
+        of(&cpu, "nr_throttled"),
+        of(&cpu, "throttled_usec") * 1000,
+    );
     let detail = table(&dir, "memory.stat");
     stats.memory_usage = number(&dir, "memory.current");
     stats.memory_max_usage = number(&dir, "memory.peak");
@@ -105,12 +121,21 @@ fn measure_v2(cgroup: &Cgroup, stats: &mut TaskStats) {
     stats.memory_detail = detail;
     stats.pids = number(&dir, "pids.current");
     stats.pids_limit = number(&dir, "pids.max");
-    for line in fs::read_to_string(dir.join("io.stat")).unwrap_or_default().lines() {
+    for line in fs::read_to_string(dir.join("io.stat"))
+        .unwrap_or_default()
+        .lines()
+    {
         for field in line.split(' ') {
-            if let Some(bytes) = field.strip_prefix("rbytes=").and_then(|value| value.parse::<u64>().ok()) {
+            if let Some(bytes) = field
+                .strip_prefix("rbytes=")
+                .and_then(|value| value.parse::<u64>().ok())
+            {
                 stats.block_io.0 += bytes;
             }
-            if let Some(bytes) = field.strip_prefix("wbytes=").and_then(|value| value.parse::<u64>().ok()) {
+            if let Some(bytes) = field
+                .strip_prefix("wbytes=")
+                .and_then(|value| value.parse::<u64>().ok())
+            {
                 stats.block_io.1 += bytes;
             }
         }
@@ -135,19 +160,29 @@ fn host_cpu() -> u64 {
 fn meminfo_total() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 fn networks(pid: i32) -> BTreeMap<String, agent::driver::NetworkStats> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
     let mut all = BTreeMap::new();
     for line in text.lines() {
-        let Some((name, rest)) = line.split_once(':') else { continue };
-        let values: Vec<u64> = rest.split_ascii_whitespace().filter_map(|value| value.parse().ok()).collect();
+        let Some((name, rest)) = line.split_once(':') else {
+            continue;
+        };
+        let values: Vec<u64> = rest
+            .split_ascii_whitespace()
+            .filter_map(|value| value.parse().ok())
+            .collect();
         if let [rb, rp, re, rd, _, _, _, _, tb, tp, te, td, ..] = values[..]
             && name.trim() != "lo"
         {
-            let counters = agent::driver::NetworkStats { rx: (rb, rp, re, rd), tx: (tb, tp, te, td) };
+            let counters = agent::driver::NetworkStats {
+                rx: (rb, rp, re, rd),
+                tx: (tb, tp, te, td),
+            };
             all.insert(name.trim().to_owned(), counters);
         }
     }
@@ -159,21 +194,37 @@ pub(super) async fn top(cgroup: &Cgroup, ps_args: &str) -> Result<ProcessTable, 
     let args: Vec<&str> = ps_args.split_ascii_whitespace().collect();
     let args = if args.is_empty() { vec!["-ef"] } else { args };
     let mut command = tokio::process::Command::new("ps");
-    command.args(&args).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").kill_on_drop(true);
-    let output = command.output().await.map_err(|error| failed("ps", error))?;
+    command
+        .args(&args)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LC_ALL", "C")
+        .kill_on_drop(true);
+    let output = command
+        .output()
+        .await
+        .map_err(|error| failed("ps", error))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         let reason = reason.lines().next().unwrap_or("failed");
-        return Err(DriverError::new(ErrorClass::Invalid, format!("ps {}: {reason}", args.join(" "))));
+        return Err(DriverError::new(
+            ErrorClass::Invalid,
+            format!("ps {}: {reason}", args.join(" ")),
+        ));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    filter(&text, &cgroup.processes())
-        .ok_or_else(|| DriverError::new(ErrorClass::Invalid, "couldn't find PID field in ps output"))
+    filter(&text, &cgroup.processes()).ok_or_else(|| {
+        DriverError::new(ErrorClass::Invalid, "couldn't find PID field in ps output")
+    })
 }
 
 fn filter(text: &str, pids: &[i32]) -> Option<ProcessTable> {
     let mut lines = text.lines();
-    let titles: Vec<String> = lines.next()?.split_ascii_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> = lines
+        .next()?
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect();
     let column = titles.iter().position(|title| title == "PID")?;
     let rows = lines
         .filter_map(|line| {
@@ -187,7 +238,8 @@ fn filter(text: &str, pids: &[i32]) -> Option<ProcessTable> {
             }
             fields.push(rest);
             let pid: i32 = fields.get(column)?.parse().ok()?;
-            pids.contains(&pid).then(|| fields.iter().map(|field| (*field).to_owned()).collect())
+            pids.contains(&pid)
+                .then(|| fields.iter().map(|field| (*field).to_owned()).collect())
         })
         .collect();
     Some(ProcessTable { titles, rows })

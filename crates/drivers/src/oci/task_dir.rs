@@ -50,7 +50,9 @@ pub struct RunDir {
 impl TaskDir {
     /// The folder of a workload below `tasks`.
     pub fn new(tasks: &Path, id: &WorkloadId) -> TaskDir {
-        TaskDir { path: tasks.join(id.as_str()) }
+        TaskDir {
+            path: tasks.join(id.as_str()),
+        }
     }
 
     /// Where it is.
@@ -74,18 +76,31 @@ impl TaskDir {
     /// The folder of an attempt.
     pub fn run(&self, run: u64, attempt: u32) -> RunDir {
         // Fixed width, so that names sort as numbers do.
-        RunDir { run, attempt, path: self.path.join("runs").join(format!("{run:010}-{attempt:010}")) }
+        RunDir {
+            run,
+            attempt,
+            path: self
+                .path
+                .join("runs")
+                .join(format!("{run:010}-{attempt:010}")),
+        }
     }
 
     /// All attempts, oldest first.
     pub fn runs(&self) -> Vec<RunDir> {
-        let Ok(entries) = fs::read_dir(self.path.join("runs")) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.path.join("runs")) else {
+            return Vec::new();
+        };
         let mut all: Vec<RunDir> = entries
             .flatten()
             .filter_map(|entry| {
                 let name = entry.file_name();
                 let (run, attempt) = name.to_str()?.split_once('-')?;
-                Some(RunDir { run: run.parse().ok()?, attempt: attempt.parse().ok()?, path: entry.path() })
+                Some(RunDir {
+                    run: run.parse().ok()?,
+                    attempt: attempt.parse().ok()?,
+                    path: entry.path(),
+                })
             })
             .collect();
         all.sort();

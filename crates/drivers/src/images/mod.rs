@@ -14,6 +14,8 @@ mod documents;
 mod driver;
 mod error;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 mod jail;
 mod layer;
 mod limits;
@@ -26,6 +28,7 @@ mod store;
 mod streams;
 mod tarstream;
 mod unpack;
+mod verify;
 
 pub use error::ImagesError;
 pub use limits::Limits;

@@ -73,3 +73,29 @@ impl IntoResponse for Failure {
         super::reply::json(self.status, &serde_json::json!({ "message": self.message }))
     }
 }
+
+/// The one table from control's classes to Docker's status codes.
+fn status_of(kind: control::ErrorKind) -> StatusCode {
+    use control::ErrorKind as K;
+    match kind {
+        K::NotFound => StatusCode::NOT_FOUND,
+        // No room now: a conflict with what is there, as for a port or name that is taken.
+        K::Conflict | K::Exhausted => StatusCode::CONFLICT,
+        K::Invalid => StatusCode::BAD_REQUEST,
+        K::Forbidden => StatusCode::FORBIDDEN,
+        K::Unauthenticated => StatusCode::UNAUTHORIZED,
+        K::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        K::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        K::Full => StatusCode::INSUFFICIENT_STORAGE,
+        K::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<control::Error> for Failure {
+    fn from(error: control::Error) -> Self {
+        if let Some(context) = &error.context {
+            tracing::debug!(kind = ?error.kind, %context, "docker request failed: {}", error.message);
+        }
+        Self::new(status_of(error.kind), error.message)
+    }
+}

@@ -73,23 +73,8 @@ impl LocalImages {
         archive: ByteStream,
         progress: Progress,
     ) -> Result<Vec<ImportedImage>, ImagesError> {
-        let (operation, gone) = Operation::watched(&self.inner);
-        let loaded = self.load_all(&operation, archive, &progress).await;
-        if loaded.is_err() {
-            // The answer is given when the disk is as it was.
-            drop(operation);
-            gone.wait().await;
-        }
-        loaded
-    }
-
-    async fn load_all(
-        &self,
-        operation: &Arc<Operation>,
-        archive: ByteStream,
-        progress: &Progress,
-    ) -> Result<Vec<ImportedImage>, ImagesError> {
-        let mut intake = self.take_in(archive, operation).await?;
+        let operation = Operation::new(&self.inner);
+        let mut intake = self.take_in(archive, &operation).await?;
         let limits = self.inner.limits.clone();
         let (mut intake, plans) = blocking(move || {
             let plans = plan(&mut intake, &limits)?;
@@ -107,7 +92,7 @@ impl LocalImages {
         }
         let mut imported = Vec::new();
         for plan in plans {
-            imported.push(load_one(operation, &mut intake, plan, progress).await?);
+            imported.push(load_one(&operation, &mut intake, plan, &progress).await?);
         }
         Ok(imported)
     }

@@ -14,8 +14,6 @@ mod documents;
 mod driver;
 mod error;
 mod fetch;
-#[doc(hidden)]
-pub mod fuzz;
 mod jail;
 mod layer;
 mod limits;
@@ -28,7 +26,6 @@ mod store;
 mod streams;
 mod tarstream;
 mod unpack;
-mod verify;
 
 pub use error::ImagesError;
 pub use limits::Limits;

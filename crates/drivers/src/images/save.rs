@@ -225,8 +225,6 @@ fn header(out: &mut impl Write, name: &str, bytes: u64, kind: tar::EntryType) ->
     } else {
         0o644
     });
-    header.set_uid(0);
-    header.set_gid(0);
     header.set_mtime(0);
     header.set_cksum();
     out.write_all(header.as_bytes())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use model::{Digest, ImageContent, Layer};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::disk::{Disk, LayerMeta, Record, read_json, remove_tree};
 use super::documents::{OCI_CONFIG, ParsedConfig, parse_config};
@@ -423,18 +423,6 @@ pub(crate) const CONFIG_TYPE: &str = OCI_CONFIG;
 pub(crate) struct Operation {
     pub(crate) store: Arc<Inner>,
     held: Mutex<Held>,
-    alive: mpsc::Sender<()>,
-}
-
-/// Tells when an operation has ended and cleaned up after itself.
-pub(crate) struct Gone(mpsc::Receiver<()>);
-
-impl Gone {
-    /// Waits for the last thread that works for the operation. The caller has let go of it.
-    pub(crate) async fn wait(mut self) {
-        // Nothing is ever sent: this ends when the last sender is gone.
-        while self.0.recv().await.is_some() {}
-    }
 }
 
 #[derive(Default)]
@@ -446,18 +434,10 @@ struct Held {
 
 impl Operation {
     pub(crate) fn new(store: &Arc<Inner>) -> Arc<Self> {
-        Self::watched(store).0
-    }
-
-    /// An operation whose end can be waited for.
-    pub(crate) fn watched(store: &Arc<Inner>) -> (Arc<Self>, Gone) {
-        let (alive, gone) = mpsc::channel(1);
-        let operation = Self {
+        Arc::new(Self {
             store: Arc::clone(store),
             held: Mutex::default(),
-            alive,
-        };
-        (Arc::new(operation), Gone(gone))
+        })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -533,11 +513,7 @@ impl Drop for Operation {
         if trash.is_empty() {
             return;
         }
-        let alive = self.alive.clone();
-        let remove = move || {
-            trash.iter().for_each(|path| remove_tree(path));
-            drop(alive);
-        };
+        let remove = move || trash.iter().for_each(|path| remove_tree(path));
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),

@@ -175,7 +175,7 @@ impl<R: Read> TarStream<R> {
         if header.cksum().ok() != Some(sum) {
             return Err(bad("a header has a wrong check sum (not a tar archive?)"));
         }
-        Ok(Some(without_blanks(header)))
+        Ok(Some(header))
     }
 
     fn meta(&mut self, size: u64) -> Result<Vec<u8>, ImagesError> {
@@ -316,18 +316,6 @@ impl<R: Read> Read for TarStream<R> {
         self.data_left -= got as u64;
         Ok(got)
     }
-}
-
-/// Some writers leave numbers blank that are zero: mode, uid, gid, size, device numbers.
-fn without_blanks(mut header: tar::Header) -> tar::Header {
-    for field in [100..108, 108..116, 116..124, 124..136, 329..337, 337..345] {
-        let bytes = &mut header.as_mut_bytes()[field];
-        if bytes.iter().all(|b| matches!(b, 0 | b' ')) {
-            bytes[0] = b'0';
-            bytes[1..].fill(0);
-        }
-    }
-    header
 }
 
 fn bad(reason: &str) -> ImagesError {

@@ -1,0 +1,198 @@
+//! Execs.
+
+use axum::response::Response;
+use control::exec::ExecCreate;
+use control::{ErrorKind, LinkStream};
+use http::StatusCode;
+use serde_json::json;
+use wire::link::{Frame, FrameKind};
+
+use super::containers::{running, subject};
+use super::detach::DetachKeys;
+use super::failure::{Failure, Result};
+use super::hijack::{Session, respond};
+use super::reply;
+use super::request::Call;
+use super::value::{Fields, Value, shown};
+
+/// Reads the body of `POST /containers/{id}/exec`.
+pub(super) fn decode_create(body: &[u8]) -> Result<ExecCreate> {
+    let mut fields = Fields::open(Value::parse(body)?, "")?;
+    // Told again, and decisively, when it is started.
+    fields.bool("Detach")?;
+    fields.list("ConsoleSize")?;
+    let create = ExecCreate {
+        args: fields.words("Cmd")?.unwrap_or_default(),
+        env: fields.texts("Env")?,
+        working_dir: fields.text("WorkingDir")?,
+        user: fields.text("User")?,
+        tty: fields.bool("Tty")?,
+        stdin: fields.bool("AttachStdin")?,
+        stdout: fields.bool("AttachStdout")?,
+        stderr: fields.bool("AttachStderr")?,
+        privileged: fields.bool("Privileged")?,
+        detach_keys: fields.text("DetachKeys")?,
+    };
+    fields.finish()?;
+    if create.args.is_empty() {
+        return Err(Failure::invalid("No exec command specified"));
+    }
+    DetachKeys::parse(&create.detach_keys)?;
+    Ok(create)
+}
+
+/// `POST /containers/{id}/exec`.
+pub(super) async fn create(mut call: Call) -> Result<Response> {
+    let body = call.json_body().await?;
+    let create = decode_create(&body)?;
+    let workload = subject(&call)?;
+    running(&call, &workload)?;
+    let id = call
+        .control
+        .exec_create(&call.caller, &call.pool, &workload.id, create)
+        .await?;
+    Ok(reply::json(StatusCode::CREATED, &json!({ "Id": id })))
+}
+
+/// What `POST /exec/{id}/start` says.
+struct Start {
+    detach: bool,
+    size: Option<(u16, u16)>,
+}
+
+fn decode_start(body: &[u8]) -> Result<Start> {
+    if body.is_empty() {
+        return Ok(Start {
+            detach: false,
+            size: None,
+        });
+    }
+    let mut fields = Fields::open(Value::parse(body)?, "")?;
+    let detach = fields.bool("Detach")?;
+    // The exec has or has no terminal since it was created.
+    fields.bool("Tty")?;
+    let size = match fields.list("ConsoleSize")?.as_slice() {
+        [] => None,
+        [Value::Integer(rows), Value::Integer(columns)] => {
+            match (u16::try_from(*rows), u16::try_from(*columns)) {
+                (Ok(0), _) | (_, Ok(0)) => None,
+                (Ok(rows), Ok(columns)) => Some((rows, columns)),
+                _ => return Err(Failure::invalid("ConsoleSize: out of range")),
+            }
+        }
+        _ => return Err(Failure::invalid("ConsoleSize: two numbers are expected")),
+    };
+    fields.finish()?;
+    Ok(Start { detach, size })
+}
+
+/// `POST /exec/{id}/start`.
+pub(super) async fn start(mut call: Call) -> Result<Response> {
+    let body = call.json_body().await?;
+    let wanted = decode_start(&body)?;
+    let record = call
+        .control
+        .exec_inspect(&call.caller, &call.pool, call.subject())
+        .map_err(|_| no_such_exec(call.subject()))?;
+    let keys = DetachKeys::parse(&record.create.detach_keys)?;
+    let started = call
+        .control
+        .exec_start(
+            &call.caller,
+            &call.pool,
+            &record.id,
+            wanted.detach,
+            wanted.size,
+        )
+        .await;
+    let stream = match started {
+        Ok(None) => return Ok(reply::empty(StatusCode::OK)),
+        Ok(Some(stream)) => stream,
+        Err(error) if wanted.detach || !is_of_the_program(error.kind) => return Err(error.into()),
+        // Docker takes the connection over first: clients then ask for the exit code, 126 or 127.
+        Err(error) => message_only(&error.message),
+    };
+    let create = record.create;
+    let session = Session {
+        tty: create.tty,
+        stdin: create.stdin,
+        detach: create.tty.then_some(keys),
+    };
+    Ok(respond(&mut call, stream, session))
+}
+
+/// Whether an exec could not be started because of what it was to run, as opposed to where.
+fn is_of_the_program(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::Internal | ErrorKind::NotFound => true,
+        ErrorKind::Conflict
+        | ErrorKind::Forbidden
+        | ErrorKind::Unauthenticated
+        | ErrorKind::Exhausted
+        | ErrorKind::Unavailable
+        | ErrorKind::TooLarge
+        | ErrorKind::Full => false,
+    }
+}
+
+/// A stream with nothing but a sentence.
+fn message_only(message: &str) -> LinkStream {
+    let (near, far) = LinkStream::pair();
+    for frame in [
+        Frame::new(FrameKind::Stderr, format!("{message}\r\n").into_bytes()),
+        Frame::end(),
+    ] {
+        // The stream is new and takes more than two frames.
+        let _ = far.send.try_send(frame);
+    }
+    near
+}
+
+fn no_such_exec(id: &str) -> Failure {
+    Failure::not_found(format!("No such exec instance: {}", shown(id)))
+}
+
+/// `POST /exec/{id}/resize`.
+pub(super) async fn resize(call: Call) -> Result<Response> {
+    let size = super::streams::size(&call)?;
+    let record = call
+        .control
+        .exec_inspect(&call.caller, &call.pool, call.subject())
+        .map_err(|_| no_such_exec(call.subject()))?;
+    call.control
+        .exec_resize(&call.caller, &call.pool, &record.id, size)
+        .await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `GET /exec/{id}/json`.
+pub(super) fn inspect(call: &Call) -> Result<Response> {
+    let record = call
+        .control
+        .exec_inspect(&call.caller, &call.pool, call.subject())
+        .map_err(|_| no_such_exec(call.subject()))?;
+    let create = &record.create;
+    let (entrypoint, arguments) = create
+        .args
+        .split_first()
+        .map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    Ok(reply::ok(&json!({
+        "ID": record.id,
+        "Running": record.running,
+        "ExitCode": record.exit_code,
+        "ProcessConfig": {
+            "tty": create.tty,
+            "entrypoint": entrypoint,
+            "arguments": arguments,
+            "privileged": create.privileged,
+            "user": create.user,
+        },
+        "OpenStdin": create.stdin,
+        "OpenStderr": create.stderr,
+        "OpenStdout": create.stdout,
+        "CanRemove": false,
+        "ContainerID": record.workload.as_str(),
+        "DetachKeys": create.detach_keys,
+        "Pid": record.pid,
+    })))
+}

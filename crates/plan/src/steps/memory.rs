@@ -75,7 +75,7 @@ pub enum Chore {
 
 /// A chore that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Retry {
+pub(super) struct Retry {
     chore: Chore,
     tries: u32,
     at: Timestamp,
@@ -111,7 +111,7 @@ pub struct Memory {
     pub limits: Option<Box<Resources>>,
     /// Everything of it was deleted.
     pub removed: bool,
-    retry: Option<Retry>,
+    pub(super) retry: Option<Retry>,
 }
 
 fn backoff(earlier: u32) -> i64 {

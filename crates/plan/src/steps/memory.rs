@@ -308,6 +308,9 @@ impl Memory {
         result: Result<(), &Failure>,
         now: Timestamp,
     ) {
+        if self.is_past(want, step) {
+            return;
+        }
         match (step, result) {
             (Step::EnsureImage | Step::Prepare { .. } | Step::Attach, Ok(())) => {}
             (
@@ -349,6 +352,26 @@ impl Memory {
                 self.removed = result.is_ok();
                 self.chore(Chore::Remove, result, now);
             }
+        }
+    }
+
+    /// Whether a step belongs to a run or attempt that is over: its end was heard before the step's result, or a newer
+    /// run is wanted.
+    fn is_past(&self, want: &HostWorkload, step: &Step) -> bool {
+        match step {
+            Step::EnsureImage | Step::Attach => want.run < self.run,
+            Step::Prepare { attempt } => (want.run, *attempt) < self.attempt_key(),
+            Step::Start { attempt } => {
+                let key = (want.run, *attempt);
+                key < self.attempt_key() || (key == self.attempt_key() && self.end_is_known())
+            }
+            Step::Signal { .. }
+            | Step::Kill
+            | Step::Pause
+            | Step::Resume
+            | Step::Update { .. }
+            | Step::Detach
+            | Step::Remove => false,
         }
     }
 

@@ -33,6 +33,13 @@ fn want(desired: DesiredState, run: u64) -> HostWorkload {
     .unwrap()
 }
 
+fn with_run(want: &HostWorkload, run: u64) -> HostWorkload {
+    HostWorkload {
+        run,
+        ..want.clone()
+    }
+}
+
 fn with_policy(mut want: HostWorkload, restart: RestartPolicy) -> HostWorkload {
     want.spec.restart = restart;
     want
@@ -534,6 +541,42 @@ fn a_restart_that_cannot_start_is_tried_again_for_ever() {
     assert_eq!(status.phase, Phase::Restarting);
     assert_eq!(status.error, "no space left");
     assert!(plan.wake_at.is_some());
+}
+
+/// An end can be heard before the start that led to it.
+#[test]
+fn a_late_result_of_a_start_changes_nothing() {
+    let failure = Failure {
+        message: "executable file not found".to_owned(),
+        retry: false,
+    };
+    for (policy, result) in [
+        (RestartPolicy::Always, Ok(())),
+        (RestartPolicy::Always, Err(&failure)),
+        (RestartPolicy::No, Ok(())),
+        (RestartPolicy::No, Err(&failure)),
+    ] {
+        let want = with_policy(want(DesiredState::Running, 1), policy);
+        let ended = exited(1, 2, 1);
+        let seen = Seen {
+            task: Some(&ended),
+            network: None,
+        };
+        let before = Memory {
+            begun: false,
+            ..known(1, 2)
+        };
+        let after_end = plan(&want, seen, &before, NOW);
+        let mut memory = after_end.memory.clone();
+        memory.record(&want, &Step::Start { attempt: 2 }, result, NOW);
+        assert_eq!(memory, after_end.memory);
+        // And of an older run's steps.
+        let mut newer = plan(&with_run(&want, 2), seen, &memory, NOW).memory;
+        let unchanged = newer.clone();
+        newer.record(&want, &Step::EnsureImage, Err(&failure), NOW);
+        newer.record(&want, &Step::Start { attempt: 3 }, result, NOW);
+        assert_eq!(newer, unchanged);
+    }
 }
 
 #[test]

@@ -10,6 +10,13 @@
 pub mod args;
 pub mod exit;
 
+mod app;
+mod commands;
+mod error;
+mod human;
+mod output;
+mod profile;
 mod run;
+mod terminal;
 
 pub use run::{command, dispatch, run};

@@ -31,10 +31,19 @@ pub async fn dispatch(command: &clap::Command, matches: &ArgMatches) -> ExitCode
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
     };
-    match cli.command {
-        Command::Completion { shell } => completion(command.clone(), shell),
-        Command::Man { folder } => man(command.clone(), &folder),
-        _ => ExitCode::from(exit::FAILED),
+    match &cli.command {
+        Command::Completion { shell } => completion(command.clone(), *shell),
+        Command::Man { folder } => man(command.clone(), folder),
+        _ => match crate::commands::execute(cli).await {
+            Ok(code) => ExitCode::from(code),
+            Err(failure) => {
+                if !failure.what.is_empty() {
+                    // If standard error is gone the exit code still tells.
+                    let _ = std::io::stderr().write_all(failure.text().as_bytes());
+                }
+                ExitCode::from(failure.code)
+            }
+        },
     }
 }
 

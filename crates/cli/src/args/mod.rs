@@ -14,13 +14,13 @@ mod pool;
 pub mod value;
 mod workload;
 
-pub use access::{LoginArgs, TokenCommand, UserCommand};
+pub use access::{Binding, LoginArgs, TokenCommand, UserCommand};
 pub use host::HostCommand;
 pub use image::ImageCommand;
-pub use pool::{DockerEnvArgs, PoolCommand};
+pub use pool::{DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolUpdateArgs};
 pub use workload::{
-    ExecArgs, KillArgs, LogsArgs, PsArgs, RmArgs, RunArgs, StatsArgs, StopArgs, TopArgs,
-    WorkloadsArgs,
+    ExecArgs, KillArgs, LogsArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs, RunLimitArgs,
+    StatsArgs, StopArgs, TopArgs, WorkloadsArgs,
 };
 
 const ABOUT: &str = "Container pools over many hosts: load your hosts to the line, never below it";

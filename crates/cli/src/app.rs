@@ -23,7 +23,7 @@ const LOCAL_SOCKETS: [&str; 2] = [
 
 /// What every command has.
 #[derive(Debug, Clone)]
-pub struct App {
+pub(crate) struct App {
     /// The way to the server.
     pub client: Client,
     /// The way out.
@@ -33,7 +33,7 @@ pub struct App {
 
 /// A workload with the pool to look in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub(crate) struct Located {
     /// Name or id of the pool.
     pub pool: String,
     /// Name or id of the workload.
@@ -43,7 +43,7 @@ pub struct Located {
 impl Located {
     /// Path of the workload, with further segments.
     #[must_use]
-    pub fn path(&self, more: &[&str]) -> String {
+    pub(crate) fn path(&self, more: &[&str]) -> String {
         let mut segments = vec!["pools", &self.pool, "workloads", &self.workload];
         segments.extend_from_slice(more);
         path(&segments)
@@ -52,7 +52,7 @@ impl Located {
 
 impl App {
     /// Chooses the server: as asked, else where one is logged in, else that of this machine.
-    pub fn new(global: &Global) -> Result<Self> {
+    pub(crate) fn new(global: &Global) -> Result<Self> {
         Ok(Self {
             client: client(global.server.as_deref())?,
             printer: Printer::new(global.no_color, global.quiet),
@@ -62,12 +62,12 @@ impl App {
 
     /// The pool that was named, if one was.
     #[must_use]
-    pub fn named_pool(&self) -> Option<&str> {
+    pub(crate) fn named_pool(&self) -> Option<&str> {
         self.pool.as_deref()
     }
 
     /// The pool to work in: the one named, else the only one.
-    pub async fn pool(&self) -> Result<String> {
+    pub(crate) async fn pool(&self) -> Result<String> {
         if let Some(pool) = &self.pool {
             return Ok(pool.clone());
         }
@@ -91,7 +91,7 @@ impl App {
     }
 
     /// Finds the pool of a workload: the one named (also as POOL/WORKLOAD), else wherever the reference fits once.
-    pub async fn locate(&self, reference: &str) -> Result<Located> {
+    pub(crate) async fn locate(&self, reference: &str) -> Result<Located> {
         let at = |pool: &str, workload: &str| Located {
             pool: pool.into(),
             workload: workload.into(),
@@ -142,7 +142,12 @@ impl App {
     }
 
     /// Adds "did you mean" to a workload that was not found in its pool.
-    pub async fn explain(&self, located: &Located, error: ClientError, what: String) -> Failure {
+    pub(crate) async fn explain(
+        &self,
+        located: &Located,
+        error: ClientError,
+        what: String,
+    ) -> Failure {
         let kind = error.kind();
         let failure = match Err::<(), _>(error).doing(|| what) {
             Ok(()) => return Failure::silent(exit::OK),
@@ -168,7 +173,7 @@ impl App {
     }
 
     /// Adds "did you mean" to a pool that was not found.
-    pub async fn explain_pool(&self, pool: &str, failure: Failure) -> Failure {
+    pub(crate) async fn explain_pool(&self, pool: &str, failure: Failure) -> Failure {
         if failure.code != exit::NOT_FOUND || !failure.hint.is_empty() {
             return failure;
         }
@@ -184,7 +189,7 @@ impl App {
     }
 
     /// Asks on a terminal before data is lost; without a terminal the command line is taken at its word.
-    pub fn confirm(&self, yes: bool, question: &str) -> Result<()> {
+    pub(crate) fn confirm(&self, yes: bool, question: &str) -> Result<()> {
         if yes || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             return Ok(());
         }

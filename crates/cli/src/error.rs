@@ -7,7 +7,7 @@ use crate::exit;
 
 /// A failed command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What failed, a fragment such as `cannot stop workload "web"`; empty: say nothing, only exit.
     pub what: String,
     /// Why, for people; empty: `what` says it all.
@@ -19,11 +19,11 @@ pub struct Failure {
 }
 
 /// Result of a command.
-pub type Result<T> = std::result::Result<T, Failure>;
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     /// A failure.
-    pub fn new(code: u8, what: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             why: String::new(),
@@ -33,27 +33,27 @@ impl Failure {
     }
 
     /// Ends the program without a word.
-    pub fn silent(code: u8) -> Self {
+    pub(crate) fn silent(code: u8) -> Self {
         Self::new(code, "")
     }
 
     /// Adds the reason.
     #[must_use]
-    pub fn why(mut self, why: impl Into<String>) -> Self {
+    pub(crate) fn why(mut self, why: impl Into<String>) -> Self {
         self.why = why.into();
         self
     }
 
     /// Adds what to do.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
     /// The lines for standard error.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = format!("error: {}\n", self.what);
         for (name, text) in [("why", &self.why), ("try", &self.hint)] {
             if !text.is_empty() {
@@ -68,7 +68,7 @@ impl Failure {
 }
 
 /// Says what was being done when something failed.
-pub trait Doing<T> {
+pub(crate) trait Doing<T> {
     /// Adds what was being done, a fragment such as `cannot list pools`.
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
 }

@@ -4,13 +4,13 @@ use wire::native::workload::{Phase, PortMapping, Protocol, Workload};
 
 /// Milliseconds since the epoch, now.
 #[must_use]
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
 /// A size such as `1.5 GiB`.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut whole = bytes;
@@ -33,14 +33,14 @@ pub fn size(bytes: u64) -> String {
 
 /// A number of cores such as `1.5`.
 #[must_use]
-pub fn cores(millis: u64) -> String {
+pub(crate) fn cores(millis: u64) -> String {
     let text = format!("{}.{:03}", millis / 1000, millis % 1000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A span such as `5m` or `3d`.
 #[must_use]
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -53,7 +53,7 @@ pub fn span(seconds: i64) -> String {
 
 /// How long ago an RFC 3339 time is; `-` if it is none.
 #[must_use]
-pub fn age(time: &str, now_ms: i64) -> String {
+pub(crate) fn age(time: &str, now_ms: i64) -> String {
     match time.parse::<jiff::Timestamp>() {
         Ok(then) => span((now_ms - then.as_millisecond()) / 1000),
         Err(_) => "-".into(),
@@ -62,7 +62,7 @@ pub fn age(time: &str, now_ms: i64) -> String {
 
 /// The first twelve characters of an id, without the digest's algorithm.
 #[must_use]
-pub fn short(id: &str) -> String {
+pub(crate) fn short(id: &str) -> String {
     id.strip_prefix("sha256:")
         .unwrap_or(id)
         .chars()
@@ -72,7 +72,7 @@ pub fn short(id: &str) -> String {
 
 /// An image's name as people write it: without `docker.io/library/`.
 #[must_use]
-pub fn image_name(full: &str) -> &str {
+pub(crate) fn image_name(full: &str) -> &str {
     full.strip_prefix("docker.io/library/")
         .or_else(|| full.strip_prefix("docker.io/"))
         .unwrap_or(full)
@@ -80,7 +80,7 @@ pub fn image_name(full: &str) -> &str {
 
 /// Ports such as `8080->80, 53->53/udp`.
 #[must_use]
-pub fn ports(ports: &[PortMapping]) -> String {
+pub(crate) fn ports(ports: &[PortMapping]) -> String {
     let mut seen = Vec::new();
     for port in ports {
         let protocol = match port.protocol {
@@ -106,7 +106,7 @@ pub fn ports(ports: &[PortMapping]) -> String {
 
 /// What a workload does, in a few words.
 #[must_use]
-pub fn state(workload: &Workload, now_ms: i64) -> String {
+pub(crate) fn state(workload: &Workload, now_ms: i64) -> String {
     let status = &workload.status;
     let since = |time: &Option<String>| {
         time.as_deref()
@@ -130,25 +130,9 @@ pub fn state(workload: &Workload, now_ms: i64) -> String {
     }
 }
 
-/// The word of a phase.
-#[must_use]
-pub fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Created => "created",
-        Phase::Pending => "pending",
-        Phase::Preparing => "preparing",
-        Phase::Running => "running",
-        Phase::Paused => "paused",
-        Phase::Restarting => "restarting",
-        Phase::Exited => "exited",
-        Phase::Failed => "failed",
-        Phase::Unknown => "unknown",
-    }
-}
-
 /// The names out of `known` that `wrong` may have meant, nearest first, at most three.
 #[must_use]
-pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let limit = (wrong.chars().count() / 3).clamp(1, 3);
     let mut found: Vec<(usize, &str)> = known
         .into_iter()

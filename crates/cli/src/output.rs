@@ -14,7 +14,7 @@ use crate::exit;
 
 /// Emphasis of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tone {
+pub(crate) enum Tone {
     /// As it is.
     #[default]
     Plain,
@@ -28,14 +28,14 @@ pub enum Tone {
 
 /// A text with an emphasis.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cell {
+pub(crate) struct Cell {
     text: String,
     tone: Tone,
 }
 
 impl Cell {
     /// A cell.
-    pub fn new(text: impl Into<String>, tone: Tone) -> Self {
+    pub(crate) fn new(text: impl Into<String>, tone: Tone) -> Self {
         Self {
             text: text.into(),
             tone,
@@ -51,7 +51,7 @@ impl<T: Into<String>> From<T> for Cell {
 
 /// Rows under headings.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub(crate) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
@@ -59,7 +59,7 @@ pub struct Table {
 impl Table {
     /// An empty table.
     #[must_use]
-    pub fn new(headings: &[&'static str]) -> Self {
+    pub(crate) fn new(headings: &[&'static str]) -> Self {
         Self {
             headings: headings.to_vec(),
             rows: Vec::new(),
@@ -67,19 +67,19 @@ impl Table {
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: Vec<Cell>) {
+    pub(crate) fn row(&mut self, cells: Vec<Cell>) {
         self.rows.push(cells);
     }
 
     /// Whether it has no rows.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// The lines, columns aligned, the last one not padded.
     #[must_use]
-    pub fn text(&self, color: bool) -> String {
+    pub(crate) fn text(&self, color: bool) -> String {
         let clean: Vec<Vec<(String, Tone)>> = self
             .rows
             .iter()
@@ -142,7 +142,7 @@ fn paint(text: &str, tone: Tone, color: bool) -> String {
 
 /// The text in one line without control characters: what others wrote must not drive a terminal.
 #[must_use]
-pub fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
@@ -150,7 +150,7 @@ pub fn visible(text: &str) -> String {
 
 /// Where and how to print.
 #[derive(Debug, Clone, Copy)]
-pub struct Printer {
+pub(crate) struct Printer {
     /// Whether to use colour.
     pub color: bool,
     /// Only ids or names.
@@ -162,7 +162,7 @@ pub struct Printer {
 impl Printer {
     /// A printer for this process.
     #[must_use]
-    pub fn new(no_color: bool, quiet: bool) -> Self {
+    pub(crate) fn new(no_color: bool, quiet: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
@@ -173,12 +173,12 @@ impl Printer {
     }
 
     /// Writes text to standard output.
-    pub fn print(&self, text: &str) -> Result<()> {
+    pub(crate) fn print(&self, text: &str) -> Result<()> {
         self.write(text.as_bytes())
     }
 
     /// Writes bytes to standard output.
-    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes)
             .and_then(|()| out.flush())
@@ -186,12 +186,12 @@ impl Printer {
     }
 
     /// Writes one line to standard output.
-    pub fn line(&self, text: &str) -> Result<()> {
+    pub(crate) fn line(&self, text: &str) -> Result<()> {
         self.print(&format!("{text}\n"))
     }
 
     /// Writes one line for people to standard error, unless quiet.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             // If standard error is gone nobody reads it.
             let _ = writeln!(std::io::stderr(), "{text}");
@@ -199,13 +199,13 @@ impl Printer {
     }
 
     /// Prints a value for programs.
-    pub fn value<T: Serialize>(&self, value: &T, format: Format) -> Result<()> {
+    pub(crate) fn value<T: Serialize>(&self, value: &T, format: Format) -> Result<()> {
         self.print(&document(value, format)?)
     }
 }
 
 /// A value as a JSON or YAML document with a newline at its end.
-pub fn document<T: Serialize>(value: &T, format: Format) -> Result<String> {
+pub(crate) fn document<T: Serialize>(value: &T, format: Format) -> Result<String> {
     let failed = |error: String| Failure::new(exit::FAILED, "cannot print the answer").why(error);
     match format {
         Format::Yaml => serde_yaml_ng::to_string(value).map_err(|error| failed(error.to_string())),
@@ -220,7 +220,7 @@ pub fn document<T: Serialize>(value: &T, format: Format) -> Result<String> {
 
 /// A thing as `NAME  value` lines; lines without a value are left out.
 #[must_use]
-pub fn fields(pairs: &[(&str, String)]) -> String {
+pub(crate) fn fields(pairs: &[(&str, String)]) -> String {
     let shown = pairs.iter().filter(|(_, value)| !value.is_empty());
     let width = shown
         .clone()

@@ -13,7 +13,7 @@ use crate::exit;
 
 /// A remembered login.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Login {
+pub(crate) struct Login {
     /// The server's address.
     pub server: String,
     /// The installation's CA, PEM.
@@ -23,7 +23,7 @@ pub struct Login {
 }
 
 /// The folder of this user.
-pub fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("PLIMSOLL_CONFIG").filter(|value| !value.is_empty()) {
         return Ok(PathBuf::from(folder));
     }
@@ -42,7 +42,7 @@ fn login_file() -> Result<PathBuf> {
 }
 
 /// The login, if there is one.
-pub fn load() -> Result<Option<Login>> {
+pub(crate) fn load() -> Result<Option<Login>> {
     let Ok(file) = login_file() else {
         return Ok(None);
     };
@@ -59,7 +59,7 @@ pub fn load() -> Result<Option<Login>> {
 }
 
 /// Remembers a login.
-pub fn save(login: &Login) -> Result<PathBuf> {
+pub(crate) fn save(login: &Login) -> Result<PathBuf> {
     let file = login_file()?;
     let text = serde_json::to_vec_pretty(login).map_err(|error| {
         Failure::new(exit::FAILED, "cannot keep the login").why(error.to_string())
@@ -69,7 +69,7 @@ pub fn save(login: &Login) -> Result<PathBuf> {
 }
 
 /// Forgets the login; tells whether there was one.
-pub fn forget() -> Result<bool> {
+pub(crate) fn forget() -> Result<bool> {
     let file = login_file()?;
     match std::fs::remove_file(&file) {
         Ok(()) => Ok(true),
@@ -79,7 +79,7 @@ pub fn forget() -> Result<bool> {
 }
 
 /// Writes a file (0600) in a folder (0700), whole or not at all.
-pub fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let folder = file.parent().unwrap_or(Path::new("."));
         std::fs::DirBuilder::new()

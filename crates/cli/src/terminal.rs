@@ -11,13 +11,13 @@ use crate::error::{Failure, Result};
 use crate::exit;
 
 /// Puts the terminal into raw mode and back when dropped.
-pub struct RawMode {
+pub(crate) struct RawMode {
     before: Termios,
 }
 
 impl RawMode {
     /// Raw mode, if standard input is a terminal.
-    pub fn enter() -> Option<Self> {
+    pub(crate) fn enter() -> Option<Self> {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() {
             return None;
@@ -39,14 +39,14 @@ impl Drop for RawMode {
 
 /// Rows and columns of the terminal, if there is one.
 #[must_use]
-pub fn size() -> Option<(u16, u16)> {
+pub(crate) fn size() -> Option<(u16, u16)> {
     let (columns, rows) = terminal_size::terminal_size()?;
     Some((rows.0, columns.0))
 }
 
 /// Reads standard input on a thread of its own (a blocking read cannot be taken back); the channel closes at its end.
 #[must_use]
-pub fn read_stdin() -> mpsc::Receiver<Bytes> {
+pub(crate) fn read_stdin() -> mpsc::Receiver<Bytes> {
     // A few chunks ahead of the network keeps a pipe busy without holding much.
     let (sender, receiver) = mpsc::channel(8);
     std::thread::spawn(move || {
@@ -72,14 +72,14 @@ pub fn read_stdin() -> mpsc::Receiver<Bytes> {
 
 /// Finds the detach keys in input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DetachKeys {
+pub(crate) struct DetachKeys {
     keys: Vec<u8>,
     matched: usize,
 }
 
 impl DetachKeys {
     /// Parses `ctrl-p,ctrl-q` or single characters; empty text: never detach.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let bad = || {
             Failure::new(exit::USAGE, format!("\"{text}\" are no detach keys"))
                 .hint("write for example ctrl-p,ctrl-q or ctrl-a,d")
@@ -103,7 +103,7 @@ impl DetachKeys {
 
     /// What of the input goes on, and whether the keys were pressed. A beginning of the keys is held back until the
     /// next input shows what it was.
-    pub fn filter(&mut self, input: &[u8]) -> (Vec<u8>, bool) {
+    pub(crate) fn filter(&mut self, input: &[u8]) -> (Vec<u8>, bool) {
         let mut out = Vec::with_capacity(input.len());
         for &byte in input {
             if self.keys.is_empty() {

@@ -15,7 +15,7 @@ use crate::error::{Doing as _, Result};
 use crate::output::{Table, document};
 
 /// How a list of `T` is shown.
-pub struct View<'a, T> {
+pub(crate) struct View<'a, T> {
     /// Where it is read.
     pub path: String,
     /// For messages, for example `pools`.
@@ -33,7 +33,7 @@ pub struct View<'a, T> {
 }
 
 /// Prints a list as asked.
-pub async fn show<T>(app: &App, args: &ListArgs, view: View<'_, T>) -> Result<()>
+pub(crate) async fn show<T>(app: &App, args: &ListArgs, view: View<'_, T>) -> Result<()>
 where
     T: Serialize + DeserializeOwned + Clone,
 {

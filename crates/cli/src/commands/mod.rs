@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::exit;
 
 /// Runs a command against a server; the exit code of `run` and `exec` is that of the program.
-pub async fn execute(cli: Cli) -> Result<u8> {
+pub(crate) async fn execute(cli: Cli) -> Result<u8> {
     let global = cli.global;
     match cli.command {
         Command::Login(args) => return access::login(&global, &args).await.map(|()| exit::OK),

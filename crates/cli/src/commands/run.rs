@@ -10,8 +10,8 @@ use crate::args::{Pull, RunArgs};
 use crate::commands::session::{self, Ended, Session};
 use crate::commands::{image, spec};
 use crate::error::{Doing as _, Failure, Result};
+use crate::exit;
 use crate::terminal::DetachKeys;
-use crate::{exit, human};
 
 /// Makes and starts a workload; the exit code is the program's unless it is left running.
 pub(super) async fn run(app: &App, args: RunArgs) -> Result<u8> {
@@ -200,10 +200,4 @@ fn with_program_code(failure: Failure) -> Failure {
         failure.code
     };
     Failure { code, ..failure }
-}
-
-/// A name to show for an id.
-#[must_use]
-pub(super) fn shown(id: &str) -> String {
-    human::short(id)
 }

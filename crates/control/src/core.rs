@@ -49,6 +49,17 @@ pub(crate) struct Inner {
 /// enough.
 const COMMIT_TRIES: usize = 32;
 
+/// How long the last state of a removed workload may take to be remembered.
+const GONE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a waiter sees of a workload.
+pub(crate) enum Seen<'a> {
+    /// Its record.
+    There(&'a Workload),
+    /// Its record is gone; this was its last state, if it is still remembered.
+    Gone(Option<&'a Workload>),
+}
+
 impl Control {
     /// Opens the control over a store: makes or reads the installation's CA and begins to follow the store.
     ///
@@ -150,35 +161,50 @@ impl Control {
         self.inner.store.commit(tx).await
     }
 
-    /// Waits until `ready` has an answer about a workload, looking at every change of it; `ready` gets `None` once the
-    /// record is gone.
+    /// Waits until `ready` has an answer about a workload, looking at every change of it.
     pub(crate) async fn wait_workload<T>(
         &self,
         id: &WorkloadId,
         limit: Option<Duration>,
-        mut ready: impl FnMut(&Snapshot, Option<&Workload>) -> Option<Result<T>>,
+        mut ready: impl FnMut(&Snapshot, Seen<'_>) -> Option<Result<T>>,
     ) -> Result<T> {
         let mut changed = self.inner.waiters.subscribe(id);
         let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
+        let mut missed = false;
         loop {
             changed.borrow_and_update();
             let snapshot = self.snapshot();
-            let found = snapshot.workload(id).map(|row| row.value());
-            if let Some(answer) = ready(&snapshot, found) {
+            let last;
+            let seen = match snapshot.workload(id) {
+                Some(row) => Some(Seen::There(row.value())),
+                None => {
+                    last = self.inner.waiters.last_of(id);
+                    // The record goes from the snapshot a moment before its last state is remembered.
+                    (last.is_some() || missed).then_some(Seen::Gone(last.as_ref()))
+                }
+            };
+            let wait_until = match (&seen, deadline) {
+                (None, _) => Some(tokio::time::Instant::now() + GONE_LIMIT),
+                (Some(_), deadline) => deadline,
+            };
+            let unknown = seen.is_none();
+            if let Some(answer) = seen.and_then(|seen| ready(&snapshot, seen)) {
                 return answer;
             }
             let woken = async { changed.changed().await };
-            match deadline {
+            match wait_until {
                 None => {
                     let _ = woken.await;
                 }
-                Some(deadline) => {
-                    if tokio::time::timeout_at(deadline, woken).await.is_err() {
+                Some(until) => {
+                    let late = tokio::time::timeout_at(until, woken).await.is_err();
+                    if late && !unknown {
                         return Err(Error::new(
                             ErrorKind::Unavailable,
                             "the host did not report in time: look at the workload's state and try again",
                         ));
                     }
+                    missed |= late;
                 }
             }
         }

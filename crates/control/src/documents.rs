@@ -309,32 +309,59 @@ impl Memory {
 }
 
 /// Starts the task that follows the store: documents first, then waiters, then events.
+///
+/// The watch is open before this returns: nothing that is committed afterwards is missed.
 pub(crate) fn follow_store(control: &Control) {
     let control = control.clone();
+    let Some(mut following) = Following::begin(&control) else {
+        return;
+    };
     tokio::spawn(async move {
         loop {
-            let snapshot = control.snapshot();
-            let mut memory = Memory::of(&snapshot);
-            let mut watch = match control.store().watch(snapshot.revision) {
-                Ok(watch) => watch,
+            match following.watch.next().await {
+                Ok(event) => control.take_event(&event, &mut following.memory),
                 Err(WatchError::Closed) => return,
-                Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => continue,
-            };
-            loop {
-                match watch.next().await {
-                    Ok(event) => control.take_event(&event, &mut memory),
-                    Err(WatchError::Closed) => return,
-                    Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => break,
+                Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => {
+                    tracing::warn!("fell behind the store: sending all hosts their whole document");
+                    let Some(anew) = Following::begin(&control) else {
+                        return;
+                    };
+                    following = anew;
+                    let hosts: Vec<HostId> =
+                        control.inner.documents.lock().keys().cloned().collect();
+                    for host in hosts {
+                        control.send_whole_document(&host);
+                    }
+                    control.inner.waiters.wake_all();
                 }
             }
-            tracing::warn!("fell behind the store: sending all hosts their whole document");
-            let hosts: Vec<HostId> = control.inner.documents.lock().keys().cloned().collect();
-            for host in hosts {
-                control.send_whole_document(&host);
-            }
-            control.inner.waiters.wake_all();
         }
     });
+}
+
+/// Where the follower is.
+struct Following {
+    watch: store::Watch,
+    memory: Memory,
+}
+
+impl Following {
+    /// From the newest snapshot on; `None` when the store is closed.
+    fn begin(control: &Control) -> Option<Self> {
+        loop {
+            let snapshot = control.snapshot();
+            match control.store().watch(snapshot.revision) {
+                Ok(watch) => {
+                    return Some(Self {
+                        watch,
+                        memory: Memory::of(&snapshot),
+                    });
+                }
+                Err(WatchError::Closed) => return None,
+                Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => {}
+            }
+        }
+    }
 }
 
 impl Control {

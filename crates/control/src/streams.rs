@@ -6,7 +6,7 @@ use model::{PoolId, Workload, WorkloadId};
 use wire::link::{FollowFrom, FollowRequest, Frame, FrameKind, ProcessTable, StreamRequest};
 
 use crate::caller::{Action, Caller, Scope};
-use crate::core::Control;
+use crate::core::{Control, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::links::LinkStream;
@@ -126,16 +126,18 @@ impl Control {
         let (near, mut far) = LinkStream::pair();
         let (control, id, before) = (self.clone(), workload.id.clone(), workload.run);
         tokio::spawn(async move {
-            let placed = control.wait_workload(&id, None, |_, workload| match workload {
-                None => Some(Err(crate::error::Error::not_found(
+            let placed = control.wait_workload(&id, None, |_, seen| match seen {
+                Seen::Gone(_) => Some(Err(crate::error::Error::not_found(
                     "container",
                     id.as_str(),
                 ))),
-                Some(w) if w.run > before && w.host.is_some() => Some(Ok((w.clone(), w.run))),
-                Some(w) if w.desired == model::DesiredState::Removed => {
+                Seen::There(w) if w.run > before && w.host.is_some() => {
+                    Some(Ok((w.clone(), w.run)))
+                }
+                Seen::There(w) if w.desired == model::DesiredState::Removed => {
                     Some(Err(Error::conflict("it was removed")))
                 }
-                Some(_) => None,
+                Seen::There(_) => None,
             });
             let placed = tokio::select! {
                 placed = placed => placed,

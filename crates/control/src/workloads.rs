@@ -12,7 +12,7 @@ use store::{Expect, Row, Snapshot, Transaction};
 use wire::link::StreamRequest;
 
 use crate::caller::{Action, Caller, Grant, Scope};
-use crate::core::{Control, now, random};
+use crate::core::{Control, Seen, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::metrics::Counters;
@@ -292,15 +292,20 @@ impl Control {
     }
 
     async fn wait_started(&self, id: &WorkloadId, run: u64) -> Result<()> {
-        let answer = |_: &Snapshot, workload: Option<&Workload>| {
-            let Some(workload) = workload else {
-                return Some(Err(Error::conflict(
-                    "it was removed while it was being started",
-                )));
+        let answer = |_: &Snapshot, seen: Seen<'_>| {
+            let workload = match &seen {
+                Seen::There(workload) | Seen::Gone(Some(workload)) => *workload,
+                Seen::Gone(None) => {
+                    return Some(Err(Error::conflict(
+                        "it was removed while it was being started",
+                    )));
+                }
             };
             let status = &workload.status;
             if status.run < run {
-                return None;
+                let gone = matches!(seen, Seen::Gone(_));
+                return gone
+                    .then(|| Err(Error::conflict("it was removed while it was being started")));
             }
             match status.phase {
                 Phase::Failed => Some(Err(Error::new(
@@ -382,10 +387,10 @@ impl Control {
 
     /// Waits until no process of the workload's current run exists.
     async fn wait_ended(&self, id: &WorkloadId, limit: Option<Duration>) -> Result<()> {
-        self.wait_workload(id, limit, |_, workload| match workload {
-            None => Some(Ok(())),
-            Some(w) if w.status.phase.is_final() && w.status.run >= w.run => Some(Ok(())),
-            Some(_) => None,
+        self.wait_workload(id, limit, |_, seen| match seen {
+            Seen::Gone(_) => Some(Ok(())),
+            Seen::There(w) if w.status.phase.is_final() && w.status.run >= w.run => Some(Ok(())),
+            Seen::There(_) => None,
         })
         .await
     }
@@ -527,10 +532,10 @@ impl Control {
         } else {
             Phase::Running
         };
-        self.wait_workload(id, Some(HOST_LIMIT), |_, workload| match workload {
-            Some(w) if w.status.phase == wanted => Some(Ok(())),
-            Some(w) if w.status.phase.is_alive() => None,
-            _ => Some(Err(Error::conflict(format!(
+        self.wait_workload(id, Some(HOST_LIMIT), |_, seen| match seen {
+            Seen::There(w) if w.status.phase == wanted => Some(Ok(())),
+            Seen::There(w) if w.status.phase.is_alive() => None,
+            Seen::There(_) | Seen::Gone(_) => Some(Err(Error::conflict(format!(
                 "Container {id} is not running"
             )))),
         })
@@ -554,15 +559,11 @@ impl Control {
         let (control, id) = (self.clone(), id.clone());
         let (first_run, first_end) = (workload.status.run, workload.status.finished_at);
         Ok(async move {
-            let gone = control.clone();
-            let gone_id = id.clone();
             control
-                .wait_workload(&id, None, move |_, workload| {
-                    let Some(workload) = workload else {
-                        let last = gone.inner.waiters.last_of(&gone_id);
-                        return Some(Ok(last.map(|w| outcome(&w)).unwrap_or_default()));
-                    };
-                    waited(workload, condition, first_run, first_end).then(|| Ok(outcome(workload)))
+                .wait_workload(&id, None, move |_, seen| match seen {
+                    Seen::Gone(last) => Some(Ok(last.map(outcome).unwrap_or_default())),
+                    Seen::There(workload) => waited(workload, condition, first_run, first_end)
+                        .then(|| Ok(outcome(workload))),
                 })
                 .await
         })
@@ -701,9 +702,9 @@ impl Control {
             })
             .await?;
         if wait {
-            self.wait_workload(id, Some(HOST_LIMIT), |_, workload| match workload {
-                Some(w) if w.status.phase.is_alive() => None,
-                _ => Some(Ok(())),
+            self.wait_workload(id, Some(HOST_LIMIT), |_, seen| match seen {
+                Seen::There(w) if w.status.phase.is_alive() => None,
+                Seen::There(_) | Seen::Gone(_) => Some(Ok(())),
             })
             .await?;
         }

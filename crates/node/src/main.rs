@@ -1,2 +1,4 @@
 //! The `plimsoll` program.
+mod dev;
+
 fn main() {}

@@ -1,4 +1,5 @@
 //! The `plimsoll` program.
 mod dev;
+mod doctor;
 
 fn main() {}

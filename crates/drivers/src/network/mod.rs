@@ -35,4 +35,5 @@ mod tests;
 pub use config::NetworkConfig;
 pub use driver::BridgeNetwork;
 pub use error::NetworkError;
+pub use rules::trial_rules;
 pub use subnet::{InvalidSubnet, Subnet};

@@ -119,6 +119,25 @@ table bridge {table} {{
     out
 }
 
+/// Rules of the kinds the driver uses, to be tried out in a scratch namespace.
+#[must_use]
+pub fn trial_rules() -> String {
+    let rules = Rules {
+        table: "trial",
+        bridge: "trial0",
+        links: "trial",
+        subnet: super::subnet::TRIAL,
+    };
+    let port = Element::Port {
+        host: None,
+        host_port: 8080,
+        protocol: model::workload::Protocol::Tcp,
+        address: super::subnet::TRIAL.gateway(),
+        port: 80,
+    };
+    text(&rules, &[port])
+}
+
 fn element_text(table: &str, element: &Element) -> String {
     match element {
         Element::Source { link, mac, address } => {

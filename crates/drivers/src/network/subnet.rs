@@ -18,6 +18,12 @@ pub struct Subnet {
 #[error("\"{0}\" is not an IPv4 network such as 172.30.0.0/20")]
 pub struct InvalidSubnet(pub String);
 
+/// Some subnet, for trials.
+pub(super) const TRIAL: Subnet = Subnet {
+    base: 0xc000_0200, // 192.0.2.0, for documentation (RFC 5737)
+    prefix: 24,
+};
+
 impl Subnet {
     /// The network that an address with a prefix length lies in; `None` if the prefix is longer than 32.
     #[must_use]

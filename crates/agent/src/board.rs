@@ -29,12 +29,7 @@ impl Board {
     /// Says what is known of a workload now.
     pub fn publish(&self, id: &WorkloadId, known: Known) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = known == Known::Gone;
-        let sender = entries.entry(id.clone()).or_default();
-        sender.send_replace(known);
-        if gone && sender.receiver_count() == 0 {
-            entries.remove(id);
-        }
+        entries.entry(id.clone()).or_default().send_replace(known);
     }
 
     /// Follows a workload; begins with what is known now.
@@ -43,7 +38,7 @@ impl Board {
         entries.entry(id.clone()).or_default().subscribe()
     }
 
-    /// Drops what nobody reports or follows any more.
+    /// Drops what is reported no longer, unless someone follows it.
     pub fn forget(&self, id: &WorkloadId) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.get(id).is_some_and(|s| s.receiver_count() == 0) {

@@ -8,6 +8,8 @@ pub(crate) use apply::chain;
 mod apply;
 mod entry;
 mod images;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -75,9 +75,11 @@ pub(super) struct State {
     pub(super) halt: Option<Halt>,
     pub(super) halted: bool,
     pub(super) failures: BTreeMap<Op, VecDeque<DriverError>>,
+    pub(super) hangs: BTreeSet<Op>,
     pub(super) next_pid: u32,
     pub(super) next_address: u32,
     pub(super) pulls: BTreeMap<String, crate::driver::ImportedImage>,
+    pub(super) starts: Vec<(WorkloadId, u64, u32)>,
 }
 
 /// A host in memory; all three drivers at once.
@@ -88,7 +90,7 @@ pub struct FakeHost {
     pub(super) image_changes: watch::Sender<u64>,
     /// Told at every change, for those who wait.
     pub(super) changed: watch::Sender<u64>,
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
     pub(super) me: Weak<Self>,
 }
 
@@ -152,6 +154,9 @@ impl FakeHost {
                 state.journal.pop_front();
             }
             state.journal.push_back((op, subject.to_owned()));
+            if state.hangs.remove(&op) {
+                return Way::Halt;
+            }
             let scripted = state.failures.get_mut(&op).and_then(VecDeque::pop_front);
             let result = match scripted {
                 Some(error) => Err(error),
@@ -172,6 +177,11 @@ impl FakeHost {
     /// The next operation of this kind fails.
     pub fn fail_next(&self, op: Op, error: DriverError) {
         self.with(|s| s.failures.entry(op).or_default().push_back(error));
+    }
+
+    /// The next operation of this kind never comes back, and has no effect.
+    pub fn hang_next(&self, op: Op) {
+        self.with(|s| s.hangs.insert(op));
     }
 
     /// Everything stops at this point, until [`FakeHost::go_on`].
@@ -219,6 +229,12 @@ impl FakeHost {
     #[must_use]
     pub fn task(&self, id: &WorkloadId) -> Option<TaskStatus> {
         self.look(|s| s.tasks.get(id).map(|t| t.status.clone()))
+    }
+
+    /// Every attempt that began: workload, run, restarts by policy before it.
+    #[must_use]
+    pub fn starts(&self) -> Vec<(WorkloadId, u64, u32)> {
+        self.look(|s| s.starts.clone())
     }
 
     /// Signals a task got.

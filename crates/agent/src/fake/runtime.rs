@@ -143,7 +143,9 @@ impl TaskRuntime for FakeHost {
                 }
                 task.status.phase = Phase::Running;
                 task.status.started_at = Some(now);
-                Ok((observed(&id, task), task.script.clone(), true))
+                let begun = (observed(&id, task), task.script.clone(), true);
+                s.starts.push((id.clone(), key.0, key.1));
+                Ok(begun)
             })
             .await?;
         if begun {

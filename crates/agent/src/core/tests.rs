@@ -1,0 +1,465 @@
+//! The owner over a fake host: what it leads to, and that being killed at any step changes nothing.
+
+use std::sync::Arc;
+
+use model::{DesiredState, HostWorkload, ImageId, Phase, RestartPolicy, Timestamp, WorkloadId};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::driver::{BlobSource, ByteStream, ErrorClass, ImageStore};
+use crate::fake::{FakeHost, Halt, Op};
+
+const START: Timestamp = Timestamp(1_700_000_000_000);
+
+struct NoBlobs;
+
+#[async_trait::async_trait]
+impl BlobSource for NoBlobs {
+    async fn open(&self, digest: &model::Digest) -> Result<ByteStream, DriverError> {
+        Err(DriverError::new(
+            ErrorClass::NotFound,
+            format!("no blob {digest}"),
+        ))
+    }
+}
+
+fn id(n: u8) -> WorkloadId {
+    WorkloadId::from_bytes(&[n; 32])
+}
+
+fn image(c: &str) -> ImageId {
+    ImageId::parse(&format!("sha256:{}", c.repeat(64))).unwrap()
+}
+
+fn workload(n: u8, command: &str, desired: DesiredState, run: u64) -> HostWorkload {
+    let pool = model::PoolId::from_bytes(&[1; 32]);
+    serde_json::from_value(serde_json::json!({
+        "id": id(n), "pool": pool, "pool_name": "team", "name": format!("w{n}"),
+        "spec": { "task": {
+            "image": "web", "image_id": image("a"),
+            "args": command.split(' ').collect::<Vec<_>>(),
+        } },
+        "image": {
+            "id": image("a"), "pool": pool, "added_at": 0,
+            "content": { "config": image("a"), "config_bytes": 10, "layers": [] },
+            "config": { "platform": { "architecture": "amd64", "os": "linux" } },
+        },
+        "desired": desired, "run": run,
+    }))
+    .unwrap()
+}
+
+const STOPPED: DesiredState = DesiredState::Stopped {
+    grace_seconds: Some(10),
+    signal: None,
+};
+
+fn whole(generation: u64, workloads: Vec<HostWorkload>) -> DesiredUpdate {
+    DesiredUpdate {
+        base: None,
+        generation,
+        upsert: workloads
+            .into_iter()
+            .map(|w| (w.id.clone(), Arc::new(w)))
+            .collect(),
+        ..DesiredUpdate::default()
+    }
+}
+
+/// A host whose agent can be killed and started again.
+struct Bench {
+    folder: TempDir,
+    fake: Arc<FakeHost>,
+    running: Option<Running>,
+}
+
+struct Running {
+    events: mpsc::Sender<Event>,
+    generation: watch::Receiver<u64>,
+    outbox: Arc<Outbox>,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    task: JoinHandle<()>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self {
+            folder: tempfile::tempdir().unwrap(),
+            fake: FakeHost::new(Clock::tokio(START)),
+            running: None,
+        };
+        bench.start();
+        bench
+    }
+
+    fn start(&mut self) {
+        let (ledger, recovered) = Ledger::open(self.folder.path(), false).unwrap();
+        let (events, queue) = mpsc::channel(EVENT_QUEUE);
+        let (generation, seen) = watch::channel(0);
+        let outbox = Arc::new(Outbox::default());
+        let (board, metrics) = (Arc::new(Board::default()), Arc::new(Metrics::default()));
+        let core = Core::new(CoreParts {
+            drivers: self.fake.drivers(),
+            clock: self.fake.clock,
+            metrics: metrics.clone(),
+            board: board.clone(),
+            outboxes: vec![outbox.clone()],
+            generation,
+            context: JobContext::new(self.fake.drivers(), Arc::new(NoBlobs), events.clone()),
+            ledger,
+            recovered,
+        });
+        self.running = Some(Running {
+            events,
+            generation: seen,
+            outbox,
+            board,
+            metrics,
+            task: tokio::spawn(core.run(queue, CancellationToken::new())),
+        });
+    }
+
+    async fn kill(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.task.abort();
+            let _ = running.task.await;
+        }
+    }
+
+    fn agent(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    async fn send(&self, update: DesiredUpdate) {
+        let event = Event::Desired { link: 0, update };
+        self.agent().events.send(event).await.unwrap();
+    }
+
+    /// Waits for a report of a workload.
+    async fn known(&self, n: u8, done: impl Fn(&Known) -> bool) -> Known {
+        let mut known = self.agent().board.follow(&id(n));
+        let wait = known.wait_for(done);
+        let found = tokio::time::timeout(Duration::from_secs(600), wait).await;
+        found.expect("in time").unwrap().clone()
+    }
+
+    async fn phase(&self, n: u8, phase: Phase) -> model::TaskStatus {
+        let is = |k: &Known| matches!(k, Known::Status(s) if s.phase == phase);
+        match self.known(n, is).await {
+            Known::Status(status) => status,
+            Known::Nothing | Known::Gone => unreachable!(),
+        }
+    }
+}
+
+/// What a document is to lead to.
+#[derive(Clone, Copy)]
+enum Until {
+    Runs(u64, u32),
+    Frozen,
+    Down,
+    Gone,
+    ImageGone,
+}
+
+impl Until {
+    fn holds(self, fake: &FakeHost) -> bool {
+        let task = fake.task(&id(1));
+        match self {
+            Until::Runs(run, attempt) => task.is_some_and(|t| {
+                t.phase == Phase::Running && (t.run, t.restart_count) == (run, attempt)
+            }),
+            Until::Frozen => task.is_some_and(|t| t.phase == Phase::Paused),
+            Until::Down => task.is_some_and(|t| t.phase.is_final()) && !fake.is_attached(&id(1)),
+            Until::Gone => task.is_none() && !fake.is_attached(&id(1)),
+            Until::ImageGone => fake.complete().is_empty(),
+        }
+    }
+}
+
+/// The life of a workload: started, frozen, thawed, ended and restarted by policy, restarted by hand, stopped, started,
+/// removed, its image dropped.
+fn life() -> Vec<(DesiredUpdate, Until, bool)> {
+    let web = |generation, desired, run| {
+        let mut web = workload(1, "server", desired, run);
+        web.spec.restart = RestartPolicy::Always;
+        whole(generation, vec![web])
+    };
+    let mut last = whole(10, vec![]);
+    last.drop_images.insert(image("a"));
+    vec![
+        (web(1, DesiredState::Running, 1), Until::Runs(1, 0), false),
+        (web(2, DesiredState::Paused, 1), Until::Frozen, false),
+        (web(3, DesiredState::Running, 1), Until::Runs(1, 0), false),
+        (web(4, DesiredState::Running, 1), Until::Runs(1, 1), true),
+        (web(5, DesiredState::Running, 2), Until::Runs(2, 0), false),
+        (web(6, STOPPED, 2), Until::Down, false),
+        (web(7, DesiredState::Running, 3), Until::Runs(3, 0), false),
+        (web(8, DesiredState::Removed, 3), Until::Gone, false),
+        (last, Until::ImageGone, false),
+    ]
+}
+
+/// Lives that life with one interruption; gives operations, attempts that began, and whether it was interrupted.
+async fn live(halt: Option<Halt>) -> (usize, Vec<(u64, u32)>, bool) {
+    let mut bench = Bench::new();
+    if let Some(halt) = halt {
+        bench.fake.halt_at(halt);
+    }
+    let mut interrupted = false;
+    for (update, until, end_it) in life() {
+        if end_it {
+            bench.fake.end(&id(1), 1);
+        }
+        bench.send(update.clone()).await;
+        loop {
+            let wait = bench.fake.wait(|f| f.is_halted() || until.holds(f));
+            let waited = tokio::time::timeout(Duration::from_secs(3600), wait).await;
+            assert!(
+                waited.is_ok(),
+                "stuck at {} with {halt:?}: {:?}",
+                update.generation,
+                bench.fake.journal()
+            );
+            if !bench.fake.is_halted() {
+                break;
+            }
+            interrupted = true;
+            bench.kill().await;
+            bench.fake.go_on();
+            bench.start();
+            bench.send(update.clone()).await;
+        }
+        if matches!(until, Until::Gone) {
+            bench.known(1, |k| *k == Known::Gone).await;
+        }
+    }
+    let starts = bench
+        .fake
+        .starts()
+        .into_iter()
+        .map(|(_, run, attempt)| (run, attempt));
+    let result = (bench.fake.operations(), starts.collect(), interrupted);
+    bench.kill().await;
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_step_it_ends_in_the_same_state() {
+    let (operations, starts, _) = live(None).await;
+    assert_eq!(starts, [(1, 0), (1, 1), (2, 0), (3, 0)]);
+    assert!(operations > 20);
+    for number in 0..operations {
+        for halt in [Halt::Before(number), Halt::After(number)] {
+            let (_, starts, interrupted) = live(Some(halt)).await;
+            assert!(interrupted, "{halt:?}");
+            assert_eq!(starts, [(1, 0), (1, 1), (2, 0), (3, 0)], "{halt:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_left_alone_when_the_agent_comes_back_without_a_ledger() {
+    let mut bench = Bench::new();
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench.phase(1, Phase::Running).await;
+    bench.kill().await;
+    for entry in std::fs::read_dir(bench.folder.path()).unwrap() {
+        std::fs::write(entry.unwrap().path(), b"garbage").unwrap();
+    }
+    let before = bench.fake.operations();
+    bench.start();
+    bench.phase(1, Phase::Running).await;
+    assert_eq!(*bench.agent().generation.borrow(), 0);
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench
+        .agent()
+        .generation
+        .clone()
+        .wait_for(|g| *g == 1)
+        .await
+        .unwrap();
+    // Only its limits are set again, which nobody can know after the loss.
+    let after: Vec<Op> = bench
+        .fake
+        .journal()
+        .into_iter()
+        .skip(before)
+        .map(|(op, _)| op)
+        .collect();
+    assert_eq!(after, [Op::Update]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_are_reported_and_never_touched() {
+    let bench = Bench::new();
+    bench.fake.add_stranger(id(9));
+    let mut bench = bench;
+    bench.kill().await;
+    bench.start();
+    let mut update = whole(1, vec![]);
+    bench.fake.add_image(image("b"));
+    update.drop_images.insert(image("b"));
+    bench.send(update).await;
+    bench.phase(9, Phase::Running).await;
+    bench
+        .agent()
+        .generation
+        .clone()
+        .wait_for(|g| *g == 1)
+        .await
+        .unwrap();
+    assert_eq!(bench.fake.journal(), []);
+    // Only when a document says so.
+    bench
+        .send(whole(
+            2,
+            vec![workload(9, "server", DesiredState::Removed, 1)],
+        ))
+        .await;
+    bench.known(9, |k| *k == Known::Gone).await;
+    assert!(bench.fake.task(&id(9)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_only_the_restart_policy_starts_tasks() {
+    let mut bench = Bench::new();
+    let mut always = workload(1, "server", DesiredState::Running, 1);
+    always.spec.restart = RestartPolicy::UnlessStopped;
+    let once = workload(2, "server", DesiredState::Running, 1);
+    bench.send(whole(1, vec![always, once])).await;
+    bench.phase(1, Phase::Running).await;
+    bench.phase(2, Phase::Running).await;
+    bench
+        .agent()
+        .generation
+        .clone()
+        .wait_for(|g| *g == 1)
+        .await
+        .unwrap();
+    bench.kill().await;
+    bench.fake.reboot();
+    bench.start();
+    let status = bench.phase(1, Phase::Running).await;
+    assert_eq!(status.restart_count, 1);
+    assert!(!status.network.ip.is_empty());
+    assert_eq!(bench.phase(2, Phase::Exited).await.exit_code, 255);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_workloads_start_and_go() {
+    let bench = Bench::new();
+    let all = |desired| {
+        (1..=100)
+            .map(|n| workload(n, "server", desired, 1))
+            .collect()
+    };
+    bench.send(whole(1, all(DesiredState::Running))).await;
+    for n in 1..=100 {
+        bench.phase(n, Phase::Running).await;
+    }
+    bench.send(whole(2, all(DesiredState::Removed))).await;
+    for n in 1..=100 {
+        bench.known(n, |k| *k == Known::Gone).await;
+    }
+    assert_eq!(bench.agent().metrics.starts.get(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taken_port_fails_at_once_and_a_hiccup_does_not() {
+    let bench = Bench::new();
+    let taken = DriverError::new(ErrorClass::Conflict, "port 80 is taken");
+    bench.fake.fail_next(Op::Attach, taken);
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    let status = bench.phase(1, Phase::Failed).await;
+    assert_eq!((status.error.as_str(), status.run), ("port 80 is taken", 1));
+    bench.fake.fail_next(
+        Op::Attach,
+        DriverError::new(ErrorClass::Failed, "netlink is busy"),
+    );
+    bench
+        .send(whole(
+            2,
+            vec![workload(1, "server", DesiredState::Running, 2)],
+        ))
+        .await;
+    bench.phase(1, Phase::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_up_on_an_image_that_does_not_come() {
+    let bench = Bench::new();
+    bench.fake.hang_next(Op::Ensure);
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench
+        .fake
+        .wait(|f| f.task(&id(1)).is_some() && f.operations() == 2)
+        .await;
+    bench
+        .send(whole(2, vec![workload(1, "server", STOPPED, 1)]))
+        .await;
+    let status = bench.phase(1, Phase::Exited).await;
+    assert_eq!((status.run, status.started_at), (1, None));
+    bench.fake.wait(|f| f.task(&id(1)).is_none()).await;
+    bench
+        .send(whole(
+            3,
+            vec![workload(1, "server", DesiredState::Running, 2)],
+        ))
+        .await;
+    assert_eq!(bench.phase(1, Phase::Running).await.run, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_that_do_not_fit_are_refused_and_asked_for_again() {
+    let bench = Bench::new();
+    bench.send(whole(5, vec![])).await;
+    let mut generation = bench.agent().generation.clone();
+    generation.wait_for(|g| *g == 5).await.unwrap();
+    bench
+        .send(whole(
+            4,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench
+        .send(whole(
+            5,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    let mut difference = whole(8, vec![]);
+    difference.base = Some(7);
+    bench.send(difference).await;
+    let refused = || bench.agent().metrics.documents_refused.get() == 3;
+    while !refused() {
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        bench.agent().outbox.take().is_err(),
+        "a new session is asked for"
+    );
+    assert_eq!(bench.fake.journal(), []);
+}

@@ -86,6 +86,8 @@ pub struct Cgroups {
     version: Version,
     /// Controller to mount point; on v2 one entry with an empty name.
     mounts: BTreeMap<String, PathBuf>,
+    /// Hierarchies without controllers of ours; other runtimes make directories there too.
+    others: Vec<PathBuf>,
     base: PathBuf,
 }
 
@@ -103,6 +105,7 @@ impl Cgroups {
     fn from_mountinfo(table: &str, host: &str) -> Result<Cgroups, CgroupError> {
         let mut v1 = BTreeMap::new();
         let mut unified = None;
+        let mut others = Vec::new();
         for line in table.lines() {
             let Some((left, right)) = line.split_once(" - ") else {
                 continue;
@@ -117,6 +120,7 @@ impl Cgroups {
                 _ if root != "/" => {}
                 (Some("cgroup2"), _) => unified = unified.or(Some(PathBuf::from(point))),
                 (Some("cgroup"), Some(options)) => {
+                    others.push(PathBuf::from(point));
                     for controller in options
                         .split(',')
                         .filter(|name| V1_CONTROLLERS.contains(name))
@@ -134,16 +138,22 @@ impl Cgroups {
             (true, Some(point)) => Ok(Cgroups {
                 version: Version::V2,
                 mounts: BTreeMap::from([(String::new(), point)]),
+                others,
                 base,
             }),
-            (false, Some(_)) => Ok(Cgroups {
-                version: Version::Hybrid,
-                mounts: v1,
-                base,
-            }),
+            (false, Some(point)) => {
+                others.push(point);
+                Ok(Cgroups {
+                    version: Version::Hybrid,
+                    mounts: v1,
+                    others,
+                    base,
+                })
+            }
             (false, None) => Ok(Cgroups {
                 version: Version::V1,
                 mounts: v1,
+                others,
                 base,
             }),
         }
@@ -171,6 +181,7 @@ impl Cgroups {
         Cgroup {
             version: self.version,
             mounts: self.mounts.clone(),
+            others: self.others.clone(),
             path,
         }
     }
@@ -180,9 +191,7 @@ impl Cgroups {
     /// # Errors
     /// When a process is still there.
     pub fn remove_all(&self) -> Result<(), CgroupError> {
-        let mut points: Vec<_> = self.mounts.values().collect();
-        points.dedup();
-        for point in points {
+        for point in self.mounts.values().chain(&self.others) {
             remove_tree(&point.join(&self.base), 0)?;
             // Other hosts on this machine may still be below.
             let _ = fs::remove_dir(point.join("plimsoll"));
@@ -215,6 +224,7 @@ fn remove_tree(dir: &Path, depth: u32) -> Result<(), CgroupError> {
 pub struct Cgroup {
     version: Version,
     mounts: BTreeMap<String, PathBuf>,
+    others: Vec<PathBuf>,
     path: PathBuf,
 }
 
@@ -253,7 +263,10 @@ impl Cgroup {
     pub fn create(&self) -> Result<(), CgroupError> {
         for dir in self.dirs() {
             if !dir.exists() && !self.is_v2() {
-                fs::create_dir_all(&dir).map_err(at(&dir))?;
+                // Another host on this machine may be taking its last directory away just now.
+                fs::create_dir_all(&dir)
+                    .or_else(|_| fs::create_dir_all(&dir))
+                    .map_err(at(&dir))?;
             }
         }
         match self.mounts.get("") {
@@ -606,7 +619,12 @@ impl Cgroup {
         let begin = std::time::Instant::now();
         let mut pause = Duration::from_millis(2);
         loop {
-            let result = self.dirs().iter().try_for_each(|dir| remove_tree(dir, 0));
+            let others = self.others.iter().map(|point| point.join(&self.path));
+            let result = self
+                .dirs()
+                .into_iter()
+                .chain(others)
+                .try_for_each(|dir| remove_tree(&dir, 0));
             if result.is_ok() || begin.elapsed() > REMOVE_PATIENCE {
                 return result;
             }

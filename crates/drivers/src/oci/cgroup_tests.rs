@@ -11,6 +11,7 @@ fn fake(version: Version, point: &Path) -> Cgroup {
     Cgroup {
         version,
         mounts,
+        others: Vec::new(),
         path: PathBuf::from("plimsoll/h/p/w"),
     }
 }

@@ -30,7 +30,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A shim that cannot be started or does not answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ShimError {
+pub(super) enum ShimError {
     /// The program cannot be read or made executable.
     #[error("shim program {path}")]
     Program {
@@ -61,7 +61,7 @@ pub enum ShimError {
 
 /// Which network namespace a shim makes or joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Net {
+pub(super) enum Net {
     /// A new one.
     New,
     /// The host's.
@@ -72,7 +72,7 @@ pub enum Net {
 
 /// Starts shims.
 #[derive(Debug)]
-pub struct Launcher {
+pub(super) struct Launcher {
     program: OwnedFd,
 }
 
@@ -81,7 +81,7 @@ impl Launcher {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn new(path: &Path) -> Result<Launcher, ShimError> {
+    pub(super) fn new(path: &Path) -> Result<Launcher, ShimError> {
         let failed = |source: io::Error| ShimError::Program {
             path: path.display().to_string(),
             source,
@@ -115,7 +115,7 @@ impl Launcher {
     ///
     /// # Errors
     /// When it does not come up.
-    pub async fn launch(&self, dir: &Path, net: &Net) -> Result<Connection, ShimError> {
+    pub(super) async fn launch(&self, dir: &Path, net: &Net) -> Result<Connection, ShimError> {
         let failed = |source: io::Error| ShimError::Io {
             dir: dir.display().to_string(),
             source,
@@ -151,7 +151,10 @@ impl Launcher {
     ///
     /// # Errors
     /// When the filter cannot be compiled.
-    pub async fn compile_filter(&self, filter: &serde_json::Value) -> Result<Vec<u8>, ShimError> {
+    pub(super) async fn compile_filter(
+        &self,
+        filter: &serde_json::Value,
+    ) -> Result<Vec<u8>, ShimError> {
         let failed = |source: io::Error| ShimError::Io {
             dir: "seccomp".to_owned(),
             source,
@@ -183,15 +186,15 @@ impl Launcher {
 
 /// What is known of a shim.
 #[derive(Debug, Clone, Default)]
-pub struct Life {
+pub(super) struct Life {
     /// The shim itself, once it said hello.
-    pub shim: Option<ProcessId>,
+    pub(super) shim: Option<ProcessId>,
     /// How far its task is.
-    pub phase: Option<Phase>,
+    pub(super) phase: Option<Phase>,
     /// Last known end of the log; 0 if not subscribed.
-    pub log_end: u64,
+    pub(super) log_end: u64,
     /// The connection is closed.
-    pub gone: bool,
+    pub(super) gone: bool,
 }
 
 enum Outgoing {
@@ -205,7 +208,7 @@ enum Outgoing {
 
 /// A connection to a shim.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     outgoing: mpsc::Sender<Outgoing>,
     life: watch::Receiver<Life>,
     dir: PathBuf,
@@ -223,7 +226,7 @@ impl Connection {
     ///
     /// # Errors
     /// When nobody listens there.
-    pub async fn connect(dir: &Path) -> Result<Connection, ShimError> {
+    pub(super) async fn connect(dir: &Path) -> Result<Connection, ShimError> {
         let failed = |source: io::Error| ShimError::Io {
             dir: dir.display().to_string(),
             source,
@@ -271,12 +274,12 @@ impl Connection {
     }
 
     /// The shim's state directory.
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What is known now, and how it changes.
-    pub fn life(&self) -> watch::Receiver<Life> {
+    pub(super) fn life(&self) -> watch::Receiver<Life> {
         self.life.clone()
     }
 
@@ -284,7 +287,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the shim refuses, or that it is gone.
-    pub async fn call(&self, request: Request) -> Result<(), Failure> {
+    pub(super) async fn call(&self, request: Request) -> Result<(), Failure> {
         let (answer, answered) = oneshot::channel();
         let call = Outgoing::Call { request, answer };
         self.outgoing.send(call).await.map_err(|_| no_shim())?;
@@ -292,7 +295,7 @@ impl Connection {
     }
 
     /// Says something that is not answered.
-    pub async fn notice(&self, request: Request) {
+    pub(super) async fn notice(&self, request: Request) {
         // A shim that is gone needs no notice.
         let _ = self.outgoing.send(Outgoing::Notice(request)).await;
     }
@@ -301,7 +304,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the shim is gone.
-    pub async fn input(&self, bytes: Bytes) -> Result<(), Failure> {
+    pub(super) async fn input(&self, bytes: Bytes) -> Result<(), Failure> {
         self.outgoing
             .send(Outgoing::Input(bytes))
             .await

@@ -135,6 +135,7 @@ pub(super) async fn exec(
     placement.view.clear();
     let runtime = match &workload.spec.task.runtime {
         Some(name) => {
+            placement.procs.clear();
             let program = inner
                 .config
                 .runtimes

@@ -15,7 +15,7 @@ use super::task_dir::{RunDir, read_or_quarantine};
 
 /// An attempt as it was found.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// A shim answers; its task runs or is about to.
     Living {
         /// The way to it.
@@ -34,7 +34,7 @@ pub enum Found {
 }
 
 /// Looks at the newest attempt of a workload.
-pub async fn look(run: &RunDir) -> Found {
+pub(super) async fn look(run: &RunDir) -> Found {
     if let Ok(connection) = Connection::connect(&run.path).await {
         let life = connection.life().borrow().clone();
         if let (Some(shim), Some(phase)) = (life.shim, life.phase) {
@@ -76,7 +76,7 @@ pub async fn look(run: &RunDir) -> Found {
 }
 
 /// Status of an attempt whose exit nobody saw. 137 is what it would be had it been killed, which is likely.
-pub fn unknown_end(run: &RunDir, why: &str) -> TaskStatus {
+pub(super) fn unknown_end(run: &RunDir, why: &str) -> TaskStatus {
     TaskStatus {
         phase: TaskPhase::Exited,
         run: run.run,
@@ -89,7 +89,7 @@ pub fn unknown_end(run: &RunDir, why: &str) -> TaskStatus {
 }
 
 /// Status of an attempt that ended.
-pub fn exited(exit: &ExitRecord, run: &RunDir) -> TaskStatus {
+pub(super) fn exited(exit: &ExitRecord, run: &RunDir) -> TaskStatus {
     TaskStatus {
         phase: if exit.failure.is_some() {
             TaskPhase::Failed
@@ -112,7 +112,7 @@ pub fn exited(exit: &ExitRecord, run: &RunDir) -> TaskStatus {
 }
 
 /// Status of an attempt that could not be started.
-pub fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
+pub(super) fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
     TaskStatus {
         phase: TaskPhase::Failed,
         run: run.run,
@@ -131,7 +131,7 @@ pub fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
 }
 
 /// Status of an attempt that runs.
-pub fn running(
+pub(super) fn running(
     task: ProcessId,
     run: &RunDir,
     started: Option<Timestamp>,
@@ -152,7 +152,11 @@ pub fn running(
 }
 
 /// As the agent wants it.
-pub fn observed(id: &WorkloadId, status: TaskStatus, shim: Option<ProcessId>) -> ObservedTask {
+pub(super) fn observed(
+    id: &WorkloadId,
+    status: TaskStatus,
+    shim: Option<ProcessId>,
+) -> ObservedTask {
     let alive = status.phase.is_alive() || status.phase == TaskPhase::Preparing;
     ObservedTask {
         id: id.clone(),
@@ -164,12 +168,12 @@ pub fn observed(id: &WorkloadId, status: TaskStatus, shim: Option<ProcessId>) ->
 }
 
 /// Nanoseconds since 1970 as a time stamp.
-pub fn timestamp(ns: u64) -> Timestamp {
+pub(super) fn timestamp(ns: u64) -> Timestamp {
     Timestamp(i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX))
 }
 
 /// Now.
-pub fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();

@@ -77,8 +77,9 @@ impl Task {
 
     pub(super) fn process(&self) -> Option<ProcessId> {
         let life = self.connection.as_ref()?.life();
-        match &life.borrow().phase {
-            Some(Phase::Running { task }) => Some(*task),
+        let life = life.borrow();
+        match &life.phase {
+            Some(Phase::Running { task }) if !life.gone => Some(*task),
             _ => None,
         }
     }
@@ -456,7 +457,14 @@ impl Inner {
         let old = dir.runs();
         dir.create().map_err(|error| failed("task folder", error))?;
         if run.path.exists() {
-            // Prepared by an agent that died before it was started: its shim has ended with it.
+            // An agent before this one has prepared or even started it, and may have lost its files.
+            run.store(&stored)
+                .map_err(|error| failed("task folder", error))?;
+            self.look_at(&id).await;
+            if let Some(prepared) = self.prepared_before(&id, &run) {
+                return Ok(prepared);
+            }
+            // Never started: its shim has ended with its agent.
             fs::remove_dir_all(&run.path).map_err(|error| failed("task folder", error))?;
         }
         run.store(&stored)
@@ -475,8 +483,9 @@ impl Inner {
         limited?;
         let mut placement = cgroup.placement();
         if workload.spec.task.runtime.is_some() {
-            // An external runtime makes its own view.
+            // An external runtime places and limits its tasks itself, and wants the cgroup empty.
             placement.view.clear();
+            placement.procs.clear();
         }
         // Not waited for: entering cgroups takes the kernel up to 10 ms, while the network is plugged.
         connection.notice(Request::Place(placement)).await;

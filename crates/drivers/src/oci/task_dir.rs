@@ -21,52 +21,52 @@ use shim::state::{self, Content};
 
 /// What an attempt was made for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StoredPlan {
+pub(super) struct StoredPlan {
     /// The workload as it was then.
-    pub workload: Arc<HostWorkload>,
+    pub(super) workload: Arc<HostWorkload>,
     /// Restarts by policy before it.
-    pub attempt: u32,
+    pub(super) attempt: u32,
 }
 
 const PLAN_FILE: &str = "plan.json";
 
 /// Folder of one workload.
 #[derive(Debug, Clone)]
-pub struct TaskDir {
+pub(super) struct TaskDir {
     path: PathBuf,
 }
 
 /// One attempt of one run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunDir {
+pub(super) struct RunDir {
     /// Number of the run.
-    pub run: u64,
+    pub(super) run: u64,
     /// Restarts by policy within it.
-    pub attempt: u32,
+    pub(super) attempt: u32,
     /// Where it is.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl TaskDir {
     /// The folder of a workload below `tasks`.
-    pub fn new(tasks: &Path, id: &WorkloadId) -> TaskDir {
+    pub(super) fn new(tasks: &Path, id: &WorkloadId) -> TaskDir {
         TaskDir {
             path: tasks.join(id.as_str()),
         }
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A folder in it.
-    pub fn sub(&self, name: &str) -> PathBuf {
+    pub(super) fn sub(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Makes the folders.
-    pub fn create(&self) -> io::Result<()> {
+    pub(super) fn create(&self) -> io::Result<()> {
         for name in ["upper", "work", "log", "etc", "volumes", "runs", "exec"] {
             fs::create_dir_all(self.path.join(name))?;
         }
@@ -74,7 +74,7 @@ impl TaskDir {
     }
 
     /// The folder of an attempt.
-    pub fn run(&self, run: u64, attempt: u32) -> RunDir {
+    pub(super) fn run(&self, run: u64, attempt: u32) -> RunDir {
         // Fixed width, so that names sort as numbers do.
         RunDir {
             run,
@@ -87,7 +87,7 @@ impl TaskDir {
     }
 
     /// All attempts, oldest first.
-    pub fn runs(&self) -> Vec<RunDir> {
+    pub(super) fn runs(&self) -> Vec<RunDir> {
         let Ok(entries) = fs::read_dir(self.path.join("runs")) else {
             return Vec::new();
         };
@@ -110,19 +110,19 @@ impl TaskDir {
 
 impl RunDir {
     /// Writes what the attempt is for.
-    pub fn store(&self, plan: &StoredPlan) -> io::Result<()> {
+    pub(super) fn store(&self, plan: &StoredPlan) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
         state::write(&self.path, PLAN_FILE, plan).map(drop)
     }
 
     /// What the attempt is for.
-    pub fn plan(&self) -> Option<StoredPlan> {
+    pub(super) fn plan(&self) -> Option<StoredPlan> {
         read_or_quarantine(&self.path.join(PLAN_FILE))
     }
 }
 
 /// Reads a state file. One that is there and unreadable is renamed aside and counts as absent.
-pub fn read_or_quarantine<T: DeserializeOwned>(path: &Path) -> Option<T> {
+pub(super) fn read_or_quarantine<T: DeserializeOwned>(path: &Path) -> Option<T> {
     match state::read(path) {
         Ok(Content::Whole(value)) => Some(value),
         Ok(Content::Absent) => None,

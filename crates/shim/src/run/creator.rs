@@ -6,7 +6,7 @@
 //! Start with [`serve`]. Always holds: it answers a start with exactly one [`Report`].
 
 use std::fs::{self, File};
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -179,6 +179,7 @@ impl Creator {
                 }
                 drop(root_fd);
                 self.complete_spec(&mut document, &root);
+                self.set_network_parameters(&mut document)?;
                 match runtime {
                     Runtime::BuiltIn => self.run_task(start, id, document, identity, view),
                     Runtime::External { program } => {
@@ -230,6 +231,32 @@ impl Creator {
                 }
             }
         }
+    }
+
+    /// Kernel parameters of the network: written here, in the task's namespace, because runtimes take a
+    /// namespace that they were started in for the host's.
+    fn set_network_parameters(&self, document: &mut Value) -> Result<(), Failure> {
+        let Some(Value::Object(parameters)) = document.pointer_mut("/linux/sysctl") else {
+            return Ok(());
+        };
+        if self.network.is_none() {
+            return Ok(());
+        }
+        let names: Vec<String> = parameters
+            .keys()
+            .filter(|name| name.starts_with("net."))
+            .cloned()
+            .collect();
+        for name in names {
+            let value = parameters.remove(&name);
+            let value = value.as_ref().and_then(Value::as_str).unwrap_or_default();
+            let path = PathBuf::from(name.replace('.', "/"));
+            paths::open_root(Path::new("/proc/sys"))
+                .and_then(|root| paths::open_in(root, &path, OFlag::O_WRONLY))
+                .and_then(|file| File::from(file).write_all(value.as_bytes()))
+                .map_err(|error| failure(&format!("kernel parameter {name}"), error))?;
+        }
+        Ok(())
     }
 
     fn run_task(

@@ -59,7 +59,8 @@ pub(crate) fn run_task(
         .arg(&bundle)
         .arg("--pid-file")
         .arg(&pid_file);
-    streams(creator, start, &mut create)?;
+    // Relative, because a long path does not fit into a socket address; `create` works in its bundle.
+    streams(creator, start, &mut create, "../console")?;
     run(creator, create.arg(id))?;
     let pid = read_pid(&pid_file)?;
     let master = accept_console(console, start.terminal)?;
@@ -97,7 +98,7 @@ pub(crate) fn run_exec(
         .arg(&file)
         .arg("--pid-file")
         .arg(&pid_file);
-    streams(creator, start, &mut exec)?;
+    streams(creator, start, &mut exec, "console")?;
     run(creator, exec.arg(id))?;
     Ok((
         read_pid(&pid_file)?,
@@ -108,6 +109,7 @@ pub(crate) fn run_exec(
 fn command(creator: &Creator, program: &Path, runtime: &Path) -> Command {
     let mut command = Command::new(program);
     command
+        .current_dir(&creator.dir)
         .arg("--root")
         .arg(runtime)
         .arg("--log")
@@ -116,15 +118,18 @@ fn command(creator: &Creator, program: &Path, runtime: &Path) -> Command {
     command
 }
 
-fn streams(creator: &mut Creator, start: &Start, command: &mut Command) -> Result<(), Failure> {
+fn streams(
+    creator: &mut Creator,
+    start: &Start,
+    command: &mut Command,
+    console: &str,
+) -> Result<(), Failure> {
     let streams = creator
         .streams
         .take()
         .ok_or_else(|| failure("streams", "used already"))?;
     if start.terminal.is_some() {
-        command
-            .arg("--console-socket")
-            .arg(creator.dir.join("console"));
+        command.arg("--console-socket").arg(console);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -151,11 +156,18 @@ fn run(creator: &Creator, command: &mut Command) -> Result<(), Failure> {
         // An unreadable log leaves the exit status as the reason.
         let _ = log.take(MAX_REASON).read_to_string(&mut text);
     }
-    let last = text.lines().rev().find_map(|line| {
-        let value: Value = serde_json::from_str(line).ok()?;
-        (value["level"] == "error").then(|| value["msg"].as_str().map(str::to_owned))?
-    });
-    let reason = last.unwrap_or_else(|| format!("the runtime ended with {status}"));
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let errors = lines.filter(|value| value["level"] == "error");
+    let reasons: Vec<String> = errors
+        .filter_map(|value| value["msg"].as_str().map(str::to_owned))
+        .collect();
+    let reason = if reasons.is_empty() {
+        format!("the runtime ended with {status}")
+    } else {
+        reasons.join("; ")
+    };
     let kind =
         if reason.contains("no such file or directory") || reason.contains("not found in $PATH") {
             FailureKind::NotFound

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 /// Highest number of hosts: each costs an agent's memory, and nobody needs more on one machine.
 pub(super) const HOSTS_MAX: u32 = 64;
 /// Port of the server's link and API on the underlay.
-pub(super) const SERVER_PORT: u16 = 7443;
+pub(super) const SERVER_PORT: u16 = 7440;
 /// Begins every name outside of the cluster's folder.
 const PREFIX: &str = "plim";
 /// Underlay addresses come from here; each cluster takes one of its 256 parts.

@@ -49,7 +49,8 @@ fn agent(plan: &Plan, underlay: Subnet, index: u32, token: Option<&str>) -> Resu
         .arg("--cgroup")
         .arg(plan.cgroup(index));
     if let Some(token) = token {
-        command.arg("--token").arg(token);
+        // Not an argument: those can be read by every user of the machine.
+        command.env("PLIMSOLL_JOIN_TOKEN", token);
     }
     Ok(command)
 }

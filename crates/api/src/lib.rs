@@ -6,3 +6,4 @@
 
 pub mod docker;
 pub mod link;
+pub mod native;

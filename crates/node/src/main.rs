@@ -1,5 +1,114 @@
-//! The `plimsoll` program.
+//! The `plimsoll` program: server, agent, dev cluster and the user's commands in one file.
+//!
+//! What it is: the composition root. Here stores, drivers, listeners and personalities are put together; nothing is
+//! decided here.
+//!
+//! Start at [`server`] and [`agent`].
+
+mod agent;
 mod dev;
 mod doctor;
+mod listen;
+mod logging;
+mod server;
+mod sockets;
+mod tls;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Args as _, FromArgMatches as _};
+
+fn main() -> ExitCode {
+    // There is one provider in the program; a second install cannot happen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let command = command();
+    let matches = match command.clone().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                cli::exit::USAGE
+            } else {
+                cli::exit::OK
+            });
+        }
+    };
+    match matches.subcommand() {
+        Some(("server", matches)) => match server::ServerArgs::from_arg_matches(matches) {
+            Ok(args) => service(args.threads, &args.log, server::run(args.clone())),
+            Err(error) => usage(&error),
+        },
+        Some(("agent", matches)) => match agent::AgentArgs::from_arg_matches(matches) {
+            Ok(args) => service(args.threads, &args.log, agent::run(args.clone())),
+            Err(error) => usage(&error),
+        },
+        Some(("dev", matches)) => match dev::DevCommand::from_arg_matches(matches) {
+            Ok(command) => {
+                ended(runtime(1).and_then(|runtime| runtime.block_on(dev::run(command))))
+            }
+            Err(error) => usage(&error),
+        },
+        Some(("doctor", matches)) => match doctor::DoctorArgs::from_arg_matches(matches) {
+            Ok(args) => ended(doctor::run(&args)),
+            Err(error) => usage(&error),
+        },
+        _ => match runtime(1) {
+            Ok(runtime) => runtime.block_on(cli::dispatch(&command, &matches)),
+            Err(error) => failed(&error),
+        },
+    }
+}
+
+fn command() -> clap::Command {
+    cli::command()
+        .subcommand(server::ServerArgs::augment_args(
+            clap::Command::new("server")
+                .about(
+                    "Run a server: the API, the Docker endpoints of pools, and the link to hosts",
+                )
+                .after_help(server::EXAMPLES),
+        ))
+        .subcommand(agent::AgentArgs::augment_args(
+            clap::Command::new("agent")
+                .about("Run the agent that makes this machine a host")
+                .after_help(agent::EXAMPLES),
+        ))
+}
+
+fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?)
+}
+
+/// Runs a long-lived program to its end.
+fn service(
+    threads: usize,
+    log: &logging::LogArgs,
+    run: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
+    logging::start(log);
+    let result = runtime(threads).and_then(|runtime| runtime.block_on(run));
+    match result {
+        Ok(()) => ExitCode::from(cli::exit::OK),
+        Err(error) => failed(&error),
+    }
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  why: {cause}");
+    }
+    ExitCode::from(cli::exit::FAILED)
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(cli::exit::USAGE)
+}

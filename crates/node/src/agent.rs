@@ -1,0 +1,211 @@
+//! `plimsoll agent`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::agent::driver::Drivers;
+use ::agent::identity::{IdentityFolder, JoinOptions};
+use ::agent::{Agent, AgentConfig};
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::logging::LogArgs;
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  plimsoll host token                                      on the server: a one-time token
+  plimsoll agent --server plimsoll.example:7440 --token plm1.…   on the new host
+  plimsoll agent --server plimsoll.example:7440                  from then on
+
+The containers of a host go on when its agent ends, and are taken over by the next one.";
+
+/// Arguments of the agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentArgs {
+    /// Folder for identity, images and containers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/plimsoll-agent")]
+    pub(crate) data: PathBuf,
+    /// Server to keep a link to; can be repeated
+    #[arg(long = "server", value_name = "HOST:PORT", required = true)]
+    pub(crate) servers: Vec<String>,
+    /// One-time token to join with; not needed by a host that has joined
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "PLIMSOLL_JOIN_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    /// Name to join under; default: this machine's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Failure domain to join with
+    #[arg(long, value_name = "ZONE", default_value = "")]
+    pub(crate) zone: String,
+    /// Label to join with; can be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// Address other machines reach this one at
+    #[arg(long, value_name = "ADDR", default_value = "")]
+    pub(crate) address: String,
+    /// Name of this host's cgroup subtree below `plimsoll/`
+    #[arg(long, value_name = "NAME", default_value = "host")]
+    pub(crate) cgroup: String,
+    /// Further OCI runtime pools may be allowed to name; default: `runc` if it is installed. Can be repeated
+    #[arg(long = "runtime", value_name = "NAME=PATH")]
+    pub(crate) runtimes: Vec<String>,
+    /// The program that supervises a task; default: `plimsoll-shim` beside this program
+    #[arg(long, value_name = "PATH", env = "PLIMSOLL_SHIM")]
+    pub(crate) shim: Option<PathBuf>,
+    /// Threads that do the agent's work
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) async fn run(args: AgentArgs) -> Result<()> {
+    std::fs::create_dir_all(&args.data).with_context(|| format!("make {}", args.data.display()))?;
+    let data = args
+        .data
+        .canonicalize()
+        .with_context(|| format!("find {}", args.data.display()))?;
+    join_if_new(&args, &data).await?;
+    let runtimes = runtimes(&args.runtimes)?;
+    let mut named: Vec<(&str, &Path)> = runtimes
+        .iter()
+        .map(|(name, path)| (name.as_str(), path.as_path()))
+        .collect();
+    named.sort_unstable();
+    let facts = crate::doctor::facts(&args.address, &named);
+    let drivers = open_drivers(&args, &data, runtimes).await?;
+    let config = AgentConfig {
+        data_dir: data,
+        servers: args.servers.clone(),
+        facts,
+        sync: true,
+        clock: ::agent::clock::Clock::System,
+    };
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        if crate::server::wait_for_signal().await.is_ok() {
+            stop.cancel();
+        }
+    });
+    Agent::new(config, drivers)
+        .run(shutdown)
+        .await
+        .context("run the agent")
+}
+
+async fn join_if_new(args: &AgentArgs, data: &Path) -> Result<()> {
+    let folder = IdentityFolder::of(data);
+    if folder.load().context("read the host's identity")?.is_some() {
+        return Ok(());
+    }
+    let token = args
+        .token
+        .as_deref()
+        .context("this host has not joined yet: make a token with `plimsoll host token` on the server, then give it with --token")?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()
+            .context("read this machine's name")?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let labels = args
+        .labels
+        .iter()
+        .map(|pair| {
+            let (key, value) = pair
+                .split_once('=')
+                .with_context(|| format!("--label {pair}: use KEY=VALUE"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect::<Result<_>>()?;
+    let options = JoinOptions {
+        name,
+        zone: args.zone.clone(),
+        labels,
+    };
+    let host = ::agent::identity::join(&folder, &args.servers, token, &options)
+        .await
+        .context("join")?;
+    tracing::info!(%host, name = options.name, "joined");
+    Ok(())
+}
+
+fn runtimes(given: &[String]) -> Result<HashMap<String, PathBuf>> {
+    let mut runtimes = HashMap::new();
+    for path in ["/usr/sbin/runc", "/usr/bin/runc"] {
+        if Path::new(path).exists() {
+            runtimes.insert("runc".to_owned(), PathBuf::from(path));
+        }
+    }
+    for pair in given {
+        let (name, path) = pair
+            .split_once('=')
+            .with_context(|| format!("--runtime {pair}: use NAME=PATH"))?;
+        anyhow::ensure!(
+            Path::new(path).is_absolute(),
+            "--runtime {pair}: the path must be absolute"
+        );
+        runtimes.insert(name.to_owned(), PathBuf::from(path));
+    }
+    Ok(runtimes)
+}
+
+async fn open_drivers(
+    args: &AgentArgs,
+    data: &Path,
+    runtimes: HashMap<String, PathBuf>,
+) -> Result<Drivers> {
+    let shim = match &args.shim {
+        Some(shim) => shim.clone(),
+        None => beside_this_program("plimsoll-shim")?,
+    };
+    let oci = drivers::oci::OciConfig {
+        data: data.join("runtime"),
+        shim,
+        host: args.cgroup.clone(),
+        runtimes,
+    };
+    let (images, network) = (
+        data.join("images"),
+        drivers::network::NetworkConfig::new(data.join("network")),
+    );
+    tokio::task::spawn_blocking(move || {
+        let registries = drivers::images::RegistryOptions::default();
+        let images = drivers::images::LocalImages::open(
+            &images,
+            drivers::images::Limits::default(),
+            registries,
+        )
+        .context("open the image store")?;
+        let network = drivers::network::BridgeNetwork::open(network).context("open the network")?;
+        let runtime = drivers::oci::OciRuntime::open(oci).context("open the runtime")?;
+        Ok(Drivers {
+            runtime: Arc::new(runtime),
+            images: Arc::new(images),
+            network: Arc::new(network),
+        })
+    })
+    .await
+    .context("open the drivers")?
+}
+
+fn beside_this_program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program's own file")?;
+    let path = own.with_file_name(name);
+    anyhow::ensure!(
+        path.exists(),
+        "{} is missing: build it, or name it with --shim",
+        path.display()
+    );
+    Ok(path)
+}

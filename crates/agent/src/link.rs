@@ -67,9 +67,19 @@ pub(crate) enum LinkError {
 }
 
 /// The connections that are open now, for requests outside sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Links {
     open: Mutex<Vec<(String, http2::Sender)>>,
+    opened: watch::Sender<u64>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            opened: watch::Sender::new(0),
+        }
+    }
 }
 
 impl Links {
@@ -82,10 +92,16 @@ impl Links {
             open.retain(|(known, _)| known != server);
             open.push((server.to_owned(), sender));
         });
+        self.opened.send_modify(|n| *n += 1);
     }
 
     fn remove(&self, server: &str) {
         self.with(|open| open.retain(|(known, _)| known != server));
+    }
+
+    /// Changes when one is opened.
+    pub(crate) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// One of them.

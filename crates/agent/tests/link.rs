@@ -132,3 +132,96 @@ async fn input_reaches_the_task_and_its_end_ends_it() {
     stream.out.send(say(FrameKind::EndInput, "")).await.unwrap();
     assert!(stream.rest().await.is_empty());
 }
+
+#[tokio::test]
+async fn a_silent_server_is_dialled_again_and_all_is_told_anew() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    let web = workload(1, &["server"], DesiredState::Running, 1);
+    session.desired(whole(1, &[web.clone()])).await;
+    session
+        .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
+        .await;
+    server.silence(true);
+    let mut again = server.session().await;
+    server.silence(false);
+    assert_eq!(again.hello.generation, 1);
+    let FromHost::Status { reports, complete } = again.hear().await else {
+        panic!("all reports come first");
+    };
+    assert!(complete);
+    assert_eq!(reports.len(), 1);
+    assert_eq!(host.fake.starts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_restarted_server_finds_the_host_and_work_goes_on_meanwhile() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    let mut web = workload(1, &["server"], DesiredState::Running, 1);
+    web.spec.restart = model::RestartPolicy::Always;
+    session.desired(whole(1, &[web.clone()])).await;
+    session
+        .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
+        .await;
+    server.stop();
+    host.fake.end(&web.id, 1);
+    let restarted = host.fake.wait(|f| f.starts().len() == 2);
+    tokio::time::timeout(common::DEADLINE, restarted)
+        .await
+        .unwrap();
+    let server = Server::start_with(server.ca.clone(), &server.address.to_string()).await;
+    let mut session = server.session().await;
+    let status = session.report(&web.id, |s| s.is_some()).await.unwrap();
+    assert_eq!(status.restart_count, 1);
+}
+
+#[tokio::test]
+async fn two_servers_get_the_same_reports_and_either_may_ask() {
+    let first = Server::start().await;
+    let second = Server::start_with(first.ca.clone(), "127.0.0.1:0").await;
+    let host = Host::new();
+    host.join(&first).await;
+    let _agent = host.run(&[&first, &second]);
+    let (mut one, mut two) = (first.session().await, second.session().await);
+    let web = workload(1, &["server"], DesiredState::Running, 1);
+    one.desired(whole(1, &[web.clone()])).await;
+    for session in [&mut one, &mut two] {
+        session
+            .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
+            .await;
+    }
+    // The second says the same, then goes on with a difference.
+    two.desired(whole(1, &[web.clone()])).await;
+    let mut update = whole(2, &[]);
+    update.base = Some(1);
+    let removed = workload(1, &["server"], DesiredState::Removed, 1);
+    update
+        .upsert
+        .insert(web.id.clone(), std::sync::Arc::new(removed));
+    two.desired(update).await;
+    for session in [&mut one, &mut two] {
+        assert_eq!(session.report(&web.id, |s| s.is_none()).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_difference_to_an_unknown_document_asks_for_a_new_session() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let session = server.session().await;
+    let mut update = whole(9, &[workload(1, &["server"], DesiredState::Running, 1)]);
+    update.base = Some(8);
+    session.desired(update).await;
+    let again = server.session().await;
+    assert_eq!(again.hello.generation, 0);
+    assert!(host.fake.journal().is_empty());
+}

@@ -147,18 +147,21 @@ pub(crate) async fn renew_when_due(
     clock: Clock,
     shutdown: CancellationToken,
 ) {
+    let mut opened = links.opened();
     loop {
+        opened.borrow_and_update();
+        let mut no_server = false;
         let wait = match credentials.due() {
-            Some(due) if due <= clock.now() => match credentials.renew(&links).await {
-                Ok(()) => {
-                    info!("certificate renewed");
-                    RENEW_AGAIN
+            Some(due) if due <= clock.now() => {
+                match credentials.renew(&links).await {
+                    Ok(()) => info!("certificate renewed"),
+                    Err(IdentityError::NoServer) => no_server = true,
+                    Err(e) => {
+                        warn!(error = %chain(&e), "cannot renew the certificate, trying again");
+                    }
                 }
-                Err(e) => {
-                    warn!(error = %chain(&e), "cannot renew the certificate, trying again");
-                    RENEW_AGAIN
-                }
-            },
+                RENEW_AGAIN
+            }
             Some(due) => {
                 let millis = due.millis().saturating_sub(clock.now().millis());
                 Duration::from_millis(u64::try_from(millis).unwrap_or(0)).min(LOOK_EVERY)
@@ -170,6 +173,7 @@ pub(crate) async fn renew_when_due(
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            Ok(()) = opened.changed(), if no_server => {}
             () = shutdown.cancelled() => return,
         }
     }

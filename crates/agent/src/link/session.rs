@@ -1,6 +1,7 @@
 //! One session: greeting, documents in, reports out, heartbeats both ways.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -53,10 +54,24 @@ impl Link {
 
     async fn connected(
         &self,
-        tls: std::sync::Arc<rustls::ClientConfig>,
+        tls: Arc<rustls::ClientConfig>,
         on_trial: bool,
     ) -> Result<Infallible, LinkError> {
-        let connection = http2::connect(&self.server, tls).await?;
+        let connection = Arc::new(http2::connect(&self.server, tls).await?);
+        let result = self.greet_and_talk(connection.clone(), on_trial).await;
+        match &result {
+            // Streams on the old connection go on until they end.
+            Err(LinkError::Renewed | LinkError::Resync) => {}
+            _ => connection.close(),
+        }
+        result
+    }
+
+    async fn greet_and_talk(
+        &self,
+        connection: Arc<http2::Connection>,
+        on_trial: bool,
+    ) -> Result<Infallible, LinkError> {
         let (out, body) = mpsc::channel::<Bytes>(OUT_QUEUE);
         let hello = FromHost::Hello(Hello {
             protocol: PROTOCOL_VERSION,
@@ -88,7 +103,7 @@ impl Link {
         }
         let session = Session {
             link: self,
-            sender,
+            connection,
             out,
             on_trial,
             welcomed: false,
@@ -99,7 +114,7 @@ impl Link {
 
 struct Session<'a> {
     link: &'a Link,
-    sender: http2::Sender,
+    connection: Arc<http2::Connection>,
     out: mpsc::Sender<Bytes>,
     on_trial: bool,
     welcomed: bool,
@@ -162,7 +177,7 @@ impl Session<'_> {
                 self.tell(event).await
             }
             ToHost::OpenStream { id, request } => {
-                stream::open(self.link, self.sender.clone(), id, request);
+                stream::open(self.link, self.connection.clone(), id, request);
                 Ok(())
             }
             ToHost::Heartbeat => Ok(()),
@@ -184,7 +199,9 @@ impl Session<'_> {
             self.link.credentials.works();
         }
         self.link.metrics.sessions.add(1);
-        self.link.links.add(&self.link.server, self.sender.clone());
+        self.link
+            .links
+            .add(&self.link.server, self.connection.sender.clone());
         info!(server = %self.link.server, "session with the server");
         self.tell(Event::LinkUp {
             link: self.link.index,

@@ -1,5 +1,6 @@
 //! A stream the server asked for: opens the request and hands both directions to [`crate::streams`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -24,13 +25,20 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves a stream in the background.
-pub(super) fn open(link: &Link, mut sender: http2::Sender, id: String, request: StreamRequest) {
+pub(super) fn open(
+    link: &Link,
+    connection: Arc<http2::Connection>,
+    id: String,
+    request: StreamRequest,
+) {
     let url = format!("https://{}/link/v1/streams/{id}", link.server);
     let context = link.streams.clone();
     let slot = link.slots.clone().try_acquire_owned();
     link.metrics.streams.add(1);
     let shutdown = link.shutdown.clone();
     tokio::spawn(async move {
+        // Held to the end: a session that is begun anew must not cut this stream.
+        let mut sender = connection.sender.clone();
         let (out, body) = mpsc::channel::<Bytes>(QUEUE);
         let serve = async {
             let request_to_server = http::Request::post(url).body(http2::channel(body));
@@ -74,6 +82,7 @@ pub(super) fn open(link: &Link, mut sender: http2::Sender, id: String, request: 
             () = serve => {}
             () = shutdown.cancelled() => {}
         }
+        drop(connection);
     });
 }
 

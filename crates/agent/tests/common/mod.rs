@@ -169,6 +169,10 @@ struct Shared {
     streams: Mutex<HashMap<String, tokio::sync::oneshot::Sender<ServerStream>>>,
     blobs: Mutex<HashMap<String, Bytes>>,
     secrets_seen: Mutex<Vec<String>>,
+    /// Only sessions with this certificate are taken.
+    only: Mutex<Option<Vec<u8>>>,
+    refused: tokio::sync::watch::Sender<u64>,
+    silent: std::sync::atomic::AtomicBool,
 }
 
 pub struct Server {
@@ -230,6 +234,9 @@ impl Server {
             streams: Mutex::default(),
             blobs: Mutex::default(),
             secrets_seen: Mutex::default(),
+            only: Mutex::default(),
+            refused: tokio::sync::watch::Sender::new(0),
+            silent: std::sync::atomic::AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
         let (accepting, stopped) = (shared.clone(), stop.clone());
@@ -282,6 +289,28 @@ impl Server {
 
     pub fn lifetime(&self, lifetime: Duration) {
         *self.shared.lifetime.lock().unwrap() = lifetime;
+    }
+
+    /// Refuses sessions with any other certificate from now on.
+    pub fn only(&self, certificate: Option<Vec<u8>>) {
+        *self.shared.only.lock().unwrap() = certificate;
+    }
+
+    /// Counts refused sessions.
+    pub fn refused(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.refused.subscribe()
+    }
+
+    /// No heartbeats from now on.
+    pub fn silence(&self, silent: bool) {
+        self.shared
+            .silent
+            .store(silent, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Cuts all connections and stops listening.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     pub fn add_blob(&self, digest: &model::Digest, bytes: Bytes) {
@@ -344,7 +373,13 @@ async fn answer(
         return http::Response::new(full(serde_json::to_vec(&identity).unwrap()));
     }
     if path == "/link/v1/session" {
-        return session(&shared, peer.unwrap(), request).await;
+        let peer = peer.unwrap();
+        let only = shared.only.lock().unwrap().clone();
+        if only.is_some_and(|only| only != peer) {
+            shared.refused.send_modify(|n| *n += 1);
+            return status(403, "this certificate is not known");
+        }
+        return session(shared, peer, request).await;
     }
     if let Some(id) = path.strip_prefix("/link/v1/streams/") {
         let Some(waiting) = shared.streams.lock().unwrap().remove(id) else {
@@ -389,7 +424,7 @@ async fn join(shared: &Shared, request: http::Request<Incoming>) -> http::Respon
 }
 
 async fn session(
-    shared: &Shared,
+    shared: Arc<Shared>,
     certificate: Vec<u8>,
     request: http::Request<Incoming>,
 ) -> http::Response<Body> {
@@ -422,11 +457,14 @@ async fn session(
             buffer.extend_from_slice(&piece.into_data().unwrap_or_default());
         }
     });
-    let beat = out.clone();
+    let (beat, beating) = (out.clone(), shared.clone());
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
         loop {
             tick.tick().await;
+            if beating.silent.load(std::sync::atomic::Ordering::Relaxed) {
+                continue;
+            }
             let message = encode_message(&ToHost::Heartbeat).unwrap();
             if beat.send(message).await.is_err() {
                 return;

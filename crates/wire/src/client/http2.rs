@@ -86,9 +86,16 @@ pub struct Connection {
     driver: JoinHandle<Result<(), hyper::Error>>,
 }
 
+impl Connection {
+    /// Closes it at once, with whatever is under way on it.
+    pub fn close(&self) {
+        self.driver.abort();
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.close();
     }
 }
 

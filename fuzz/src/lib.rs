@@ -54,7 +54,70 @@ pub const TARGETS: &[Target] = &[
         run: stored,
         seeds: &[b"{\"v\":1,\"object\":{\"setting\":{\"name\":\"a\",\"value\":\"b\"}}}"],
     },
+    Target {
+        name: "docker-create",
+        run: docker_create,
+        seeds: &[
+            b"{\"Image\":\"busybox\",\"Cmd\":[\"a\"],\"Env\":[\"A=b\"],\"ExposedPorts\":{\"80/tcp\":{}},\"HostConfig\":{\
+              \"Binds\":[\"v:/x:ro\"],\"PortBindings\":{\"80/tcp\":[{\"HostPort\":\"8080\"}]},\"Memory\":67108864,\
+              \"RestartPolicy\":{\"Name\":\"on-failure\",\"MaximumRetryCount\":3},\"Tmpfs\":{\"/t\":\"size=1m\"}}}",
+        ],
+    },
+    Target { name: "docker-rest", run: docker_rest, seeds: &[b"{\"label\":[\"a=b\"]}", b"/v1.41/containers/x/json"] },
+    Target {
+        name: "image-documents",
+        run: image_documents,
+        seeds: &[
+            b"{\"schemaVersion\":2,\"config\":{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\"digest\":\
+              \"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\",\"size\":2},\"layers\":[]}",
+            b"{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{\"Cmd\":[\"sh\"]},\"rootfs\":{\"type\":\"layers\",\
+              \"diff_ids\":[\"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"]}}",
+        ],
+    },
+    Target { name: "image-layer", run: image_layer, seeds: &[include_bytes!("../seeds/layer.tar"), include_bytes!("../seeds/layer.tar.gz")] },
 ];
+
+/// The body that makes a container.
+pub fn docker_create(data: &[u8]) {
+    let _ = api::docker::fuzz::container_create(data);
+}
+
+/// Smaller inputs of the Docker endpoint.
+pub fn docker_rest(data: &[u8]) {
+    use api::docker::fuzz;
+    let _ = fuzz::exec_create(data);
+    let _ = fuzz::filters(data);
+    let _ = fuzz::registry_auth(data);
+    let _ = fuzz::path(data);
+    assert!(
+        fuzz::stdcopy_frames(data) <= data.len(),
+        "more frames than bytes"
+    );
+}
+
+/// Manifests, indexes and configurations.
+pub fn image_documents(data: &[u8]) {
+    let _ = drivers::images::fuzz::manifest(data);
+    let _ = drivers::images::fuzz::config(data);
+}
+
+/// Layers: nothing appears outside of their folder.
+pub fn image_layer(data: &[u8]) {
+    assert!(
+        drivers::images::fuzz::archive_entries(data) <= data.len(),
+        "more entries than bytes"
+    );
+    let Ok(outside) = tempfile::tempdir() else {
+        return;
+    };
+    let root = outside.path().join("root");
+    if std::fs::create_dir(&root).is_err() {
+        return;
+    }
+    let _ = drivers::images::fuzz::layer(data, &root);
+    let there = std::fs::read_dir(outside.path()).map_or(0, Iterator::count);
+    assert_eq!(there, 1, "something was written outside of the root");
+}
 
 /// Frames of the streams between server and host.
 pub fn link_frame(data: &[u8]) {

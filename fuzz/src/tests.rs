@@ -32,7 +32,7 @@ fn drive(name: &str) {
     for seed in target.seeds {
         (target.run)(seed);
     }
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(1024));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(512));
     runner
         .run(&inputs(target.seeds), |bytes| {
             (target.run)(&bytes);
@@ -64,4 +64,8 @@ driven! {
     shim_logs => "shim-log",
     names_and_references => "names",
     stored_objects => "stored",
+    container_creates => "docker-create",
+    docker_inputs => "docker-rest",
+    image_documents => "image-documents",
+    image_layers => "image-layer",
 }

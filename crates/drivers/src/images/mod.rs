@@ -14,6 +14,7 @@ mod documents;
 mod driver;
 mod error;
 mod fetch;
+pub mod fuzz;
 mod jail;
 mod layer;
 mod limits;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent::driver::{DriverError, ErrorClass, NetworkAttachment, NetworkDriver, Prepared};
 use async_trait::async_trait;
-use model::workload::{NetworkMode, NetworkStatus, PortMapping};
+use model::workload::{NetworkMode, NetworkStatus, PortMapping, Protocol};
 use model::{HostWorkload, WorkloadId};
 use tokio::sync::RwLock;
 
@@ -21,7 +22,7 @@ use super::namespace::Namespace;
 use super::netlink::Socket;
 use super::reaper::Reaper;
 use super::rules::{self, Rules};
-use super::{NetworkConfig, NetworkError, Subnet, ports, subnet};
+use super::{NetworkConfig, NetworkError, Subnet, ports, subnet, watch};
 
 /// How many workloads can be worked on at the same time: the kernel takes one change of links at a time anyway.
 const LANES: usize = 32;
@@ -29,11 +30,11 @@ const LANES: usize = 32;
 /// The network of one host.
 #[derive(Debug, Clone)]
 pub struct BridgeNetwork {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     config: NetworkConfig,
     subnet: Subnet,
     ledger: Mutex<Ledger>,
@@ -45,6 +46,8 @@ struct Shared {
     /// Open for ever: closing such a socket waits until the kernel has let go of every element removed before, for
     /// some ten milliseconds.
     netfilter: Mutex<Socket>,
+    /// How many rules there were after they were last applied.
+    rule_count: AtomicUsize,
 }
 
 impl BridgeNetwork {
@@ -67,12 +70,14 @@ impl BridgeNetwork {
             lanes: (0..LANES).map(|_| Arc::default()).collect(),
             reaper: Reaper::start().map_err(NetworkError::NamespaceThread)?,
             netfilter: Mutex::new(netfilter),
+            rule_count: AtomicUsize::new(0),
         };
         shared.undo_incomplete()?;
         shared.reassert(true)?;
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let shared = Arc::new(shared);
+        watch::start(Arc::downgrade(&shared), shared.config.table.clone())
+            .map_err(NetworkError::netlink("watch the rules"))?;
+        Ok(Self { shared })
     }
 
     /// The subnet of this host's workloads.
@@ -244,7 +249,7 @@ fn set_sysctl(path: &str, value: &str) -> Result<(), NetworkError> {
 }
 
 impl Shared {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // A panic elsewhere leaves the ledger whole: each change of it is one call.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -358,7 +363,7 @@ impl Shared {
         Ok(record.attachment())
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         workload: &HostWorkload,
         wanted: &[PortMapping],
@@ -432,15 +437,27 @@ impl Shared {
         self.keep_complete(Record::new(workload, found.resolv_conf, found.hosts))
     }
 
-    fn add_elements(&self, record: &Record) -> Result<(), NetworkError> {
+    pub(super) fn add_elements(&self, record: &Record) -> Result<(), NetworkError> {
         let elements = self.elements(record);
         let table = &self.config.table;
         let added = elements::add(&mut self.netfilter(), table, &elements);
-        if added.is_ok() {
-            return Ok(());
+        if added.is_err() {
+            // Someone took the tables away, or an old element is in the way: all of it anew, this record included.
+            self.apply_rules()?;
         }
-        // Someone took the tables away, or an old element is in the way: all of it anew, this record included.
-        self.apply_rules()
+        self.forget_udp_flows(record);
+        Ok(())
+    }
+
+    /// Kernels before 5.8 cannot; a flow that goes on unpublished is then left until it pauses for half a minute.
+    fn forget_udp_flows(&self, record: &Record) {
+        for mapping in &record.status.ports {
+            if let (Protocol::Udp, Some(port)) = (mapping.protocol, mapping.host_port)
+                && let Err(error) = elements::forget_udp_flows(&mut self.netfilter(), port)
+            {
+                tracing::debug!(%error, port, "flows to a port are not forgotten");
+            }
+        }
     }
 
     fn apply_rules(&self) -> Result<(), NetworkError> {
@@ -450,11 +467,18 @@ impl Shared {
             .flat_map(|record| self.elements(record))
             .collect();
         // The lock is held while nft runs, so that no record appears between text and effect.
-        rules::apply(&rules::text(&self.rules(), &elements))
+        rules::apply(&rules::text(&self.rules(), &elements))?;
+        self.rule_count
+            .store(self.rule_count()?.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes the veth pair and what is inside. If the workload's namespace has it already, it is left as it is.
-    fn plug(&self, address: Ipv4Addr, namespace: &Namespace) -> Result<(), NetworkError> {
+    pub(super) fn plug(
+        &self,
+        address: Ipv4Addr,
+        namespace: &Namespace,
+    ) -> Result<(), NetworkError> {
         let mut host = open_route()?;
         let bridge = match self.bridge(&mut host)? {
             Some(bridge) => bridge,
@@ -507,10 +531,12 @@ impl Shared {
         }
     }
 
-    fn remove_elements(&self, record: &Record) -> Result<(), NetworkError> {
+    pub(super) fn remove_elements(&self, record: &Record) -> Result<(), NetworkError> {
         let elements = self.elements(record);
         elements::remove(&mut self.netfilter(), &self.config.table, &elements)
-            .map_err(NetworkError::netlink("take elements out of the rules"))
+            .map_err(NetworkError::netlink("take elements out of the rules"))?;
+        self.forget_udp_flows(record);
+        Ok(())
     }
 
     fn undo_incomplete(&self) -> Result<(), NetworkError> {
@@ -582,9 +608,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Puts the rules back if something of them is gone. Blocks; not for asynchronous code.
+    pub(super) fn restore(&self) -> Result<(), NetworkError> {
+        let _all = self.gate.blocking_write();
+        if self.rules_are_there()? {
+            return Ok(());
+        }
+        tracing::warn!("someone took rules away; putting them back");
+        self.apply_rules()
+    }
+
     fn rules_are_there(&self) -> Result<bool, NetworkError> {
-        elements::tables_exist(&mut self.netfilter(), &self.config.table)
-            .map_err(NetworkError::netlink("look for our tables"))
+        let count = self.rule_count()?;
+        Ok(count.is_some_and(|count| count == self.rule_count.load(Ordering::Relaxed)))
+    }
+
+    fn rule_count(&self) -> Result<Option<usize>, NetworkError> {
+        elements::rule_count(&mut self.netfilter(), &self.config.table)
+            .map_err(NetworkError::netlink("look at our rules"))
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use model::workload::Protocol;
 
-use super::netlink::{Message, Socket};
+use super::netlink::{Answer, Message, Socket};
 
 const SUBSYSTEM: u16 = 10 << 8; // NFNL_SUBSYS_NFTABLES
 const BATCH_BEGIN: u16 = 0x10;
@@ -17,6 +17,22 @@ const BATCH_END: u16 = 0x11;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+/// Removal of a table, a chain, a rule, a set.
+const LOSSES: [u16; 4] = [SUBSYSTEM | 2, SUBSYSTEM | 5, SUBSYSTEM | 8, SUBSYSTEM | 11];
+const FAMILY_HEADER: usize = 4;
+/// Bit of the multicast group `NFNLGRP_NFTABLES` (7).
+pub(super) const CHANGES: u32 = 1 << 6;
+/// Connection tracking (`linux/netfilter/nfnetlink_conntrack.h`).
+const DELETE_FLOWS: u16 = (1 << 8) | 2;
+const FLOW_TUPLE: u16 = 1;
+const FLOW_FILTER: u16 = 25;
+const TUPLE_PROTOCOL: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
+const PROTOCOL_PORT_TO: u16 = 3;
+const FILTER_TUPLE: u16 = 1;
+const BY_PROTOCOL_AND_PORT_TO: u32 = (1 << 3) | (1 << 5);
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
@@ -195,19 +211,58 @@ fn batch(
     let mut messages = vec![frame(BATCH_BEGIN)];
     messages.extend(elements.iter().map(message));
     messages.push(frame(BATCH_END));
-    socket.request(&mut messages)
+    socket.transaction(&mut messages)
 }
 
-/// Whether both of our tables are there.
-pub(super) fn tables_exist(socket: &mut Socket, table: &str) -> io::Result<bool> {
+/// How many rules our tables have; `None`: one of the tables is not there.
+pub(super) fn rule_count(socket: &mut Socket, table: &str) -> io::Result<Option<usize>> {
+    let mut count = 0;
     for family in [FAMILY_INET, FAMILY_BRIDGE] {
         let mut message = Message::new(GET_TABLE, 0, &[family, 0, 0, 0]);
         message.text(LIST_TABLE, table);
         match socket.get(&mut message) {
             Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             Err(error) => return Err(error),
         }
+        let mut message = Message::new(GET_RULE, libc::NLM_F_DUMP, &[family, 0, 0, 0]);
+        message.text(LIST_TABLE, table);
+        count += socket.dump(&mut message)?.len();
     }
-    Ok(true)
+    Ok(Some(count))
+}
+
+/// Makes the kernel forget the flows to a published UDP port. A flow that began before the port was published would
+/// otherwise never be translated, and one to a workload that is gone never end, as long as its sender goes on.
+pub(super) fn forget_udp_flows(socket: &mut Socket, host_port: u16) -> io::Result<()> {
+    let inet = u8::try_from(libc::AF_INET).unwrap_or(0);
+    let mut message = Message::new(DELETE_FLOWS, 0, &[inet, 0, 0, 0]);
+    message
+        .nested(FLOW_TUPLE, |tuple| {
+            tuple.nested(TUPLE_PROTOCOL, |protocol| {
+                protocol
+                    .attribute(PROTOCOL_NUMBER, &[protocol_number(Protocol::Udp)])
+                    .attribute(PROTOCOL_PORT_TO, &host_port.to_be_bytes());
+            });
+        })
+        .nested(FLOW_FILTER, |filter| {
+            filter.number(FILTER_TUPLE, BY_PROTOCOL_AND_PORT_TO);
+        });
+    match socket.request(&mut [message]) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a message of the kernel tells that something of our tables was taken away.
+pub(super) fn tells_loss(answer: &Answer, table: &str) -> bool {
+    LOSSES.contains(&answer.kind)
+        && answer
+            .attributes(FAMILY_HEADER)
+            .any(|(kind, value)| kind == LIST_TABLE && super::netlink::text(value) == table)
+}
+
+/// Whether a message of the kernel ends a change of rules.
+pub(super) fn ends_change(answer: &Answer) -> bool {
+    answer.kind == NEW_GENERATION
 }

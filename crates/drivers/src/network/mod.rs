@@ -31,6 +31,7 @@ mod rules;
 mod subnet;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use config::NetworkConfig;
 pub use driver::BridgeNetwork;

@@ -208,6 +208,31 @@ impl Socket {
         Ok(results.into_iter().flatten().collect())
     }
 
+    /// Sends a batch of nftables: its first and last message only frame it. All of it takes effect or nothing; the
+    /// first error counts. Which messages of a refused batch are answered differs between kernels.
+    pub(super) fn transaction(&mut self, messages: &mut [Message]) -> io::Result<()> {
+        let first = self.sequence;
+        let count = messages.len();
+        let mut bytes = Vec::new();
+        for (index, message) in messages.iter_mut().enumerate() {
+            let framing = index == 0 || index + 1 == count;
+            bytes.extend_from_slice(message.seal(self.sequence, !framing));
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        self.send(&bytes)?;
+        let mut pending = count.saturating_sub(2);
+        while pending > 0 {
+            for answer in self.receive()? {
+                let index = answer.sequence.wrapping_sub(first) as usize;
+                if i32::from(answer.kind) == libc::NLMSG_ERROR && index < count {
+                    acknowledgement(&answer)?;
+                    pending = pending.saturating_sub(1);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sends all messages at once; the first error counts.
     pub(super) fn request(&mut self, messages: &mut [Message]) -> io::Result<()> {
         self.send_all(messages)?.into_iter().collect()

@@ -13,7 +13,7 @@ pub enum Known {
     #[default]
     Nothing,
     /// This was reported last.
-    Status(TaskStatus),
+    Status(Box<TaskStatus>),
     /// It is gone.
     Gone,
 }

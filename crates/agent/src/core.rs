@@ -387,7 +387,9 @@ impl Core {
             outbox.report(id, status.as_ref());
         }
         self.metrics.reports.add(1);
-        let known = status.clone().map_or(Known::Gone, Known::Status);
+        let known = status
+            .clone()
+            .map_or(Known::Gone, |s| Known::Status(Box::new(s)));
         self.board.publish(id, known);
         entry.reported = Some(status);
     }

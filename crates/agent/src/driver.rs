@@ -96,6 +96,10 @@ pub struct ObservedTask {
 }
 
 /// Something that happened to a task.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the small variant is the rare one"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum TaskEvent {
     /// It changed by itself (it ended, or memory ran out). The status is as [`ObservedTask::status`].

@@ -19,7 +19,7 @@ async fn a_host_joins_runs_what_is_wanted_and_reports() {
     assert!(matches!(first, FromHost::Status { complete: true, reports } if reports.is_empty()));
 
     let web = workload(1, &["sleep", "3600"], DesiredState::Running, 1);
-    session.desired(whole(1, &[web.clone()])).await;
+    session.desired(whole(1, std::slice::from_ref(&web))).await;
     let status = session
         .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
         .await
@@ -32,7 +32,7 @@ async fn a_host_joins_runs_what_is_wanted_and_reports() {
         signal: None,
     };
     let web = workload(1, &["sleep", "3600"], stop, 1);
-    session.desired(whole(2, &[web.clone()])).await;
+    session.desired(whole(2, std::slice::from_ref(&web))).await;
     let status = session
         .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Exited))
         .await
@@ -40,7 +40,7 @@ async fn a_host_joins_runs_what_is_wanted_and_reports() {
     assert_eq!(status.exit_code, 143);
 
     let web = workload(1, &["sleep", "3600"], DesiredState::Removed, 1);
-    session.desired(whole(3, &[web.clone()])).await;
+    session.desired(whole(3, std::slice::from_ref(&web))).await;
     assert_eq!(session.report(&web.id, |s| s.is_none()).await, None);
     assert!(host.fake.task(&web.id).is_none());
     assert!(!host.fake.is_attached(&web.id));
@@ -105,7 +105,7 @@ async fn a_follower_of_a_run_that_cannot_start_is_told_the_end() {
     let bad = workload(1, &["missing"], DesiredState::Running, 1);
     let mut stream = server.open(&session, follow(&bad.id, 1, true)).await;
     assert_eq!(stream.reply().await, StreamReply::Ok);
-    session.desired(whole(1, &[bad.clone()])).await;
+    session.desired(whole(1, std::slice::from_ref(&bad))).await;
     assert!(stream.rest().await.is_empty());
     let status = session
         .report(&bad.id, |s| s.is_some_and(|s| s.phase == Phase::Failed))
@@ -141,7 +141,7 @@ async fn a_silent_server_is_dialled_again_and_all_is_told_anew() {
     let _agent = host.run(&[&server]);
     let mut session = server.session().await;
     let web = workload(1, &["server"], DesiredState::Running, 1);
-    session.desired(whole(1, &[web.clone()])).await;
+    session.desired(whole(1, std::slice::from_ref(&web))).await;
     session
         .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
         .await;
@@ -166,7 +166,7 @@ async fn a_restarted_server_finds_the_host_and_work_goes_on_meanwhile() {
     let mut session = server.session().await;
     let mut web = workload(1, &["server"], DesiredState::Running, 1);
     web.spec.restart = model::RestartPolicy::Always;
-    session.desired(whole(1, &[web.clone()])).await;
+    session.desired(whole(1, std::slice::from_ref(&web))).await;
     session
         .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
         .await;
@@ -191,14 +191,14 @@ async fn two_servers_get_the_same_reports_and_either_may_ask() {
     let _agent = host.run(&[&first, &second]);
     let (mut one, mut two) = (first.session().await, second.session().await);
     let web = workload(1, &["server"], DesiredState::Running, 1);
-    one.desired(whole(1, &[web.clone()])).await;
+    one.desired(whole(1, std::slice::from_ref(&web))).await;
     for session in [&mut one, &mut two] {
         session
             .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
             .await;
     }
     // The second says the same, then goes on with a difference.
-    two.desired(whole(1, &[web.clone()])).await;
+    two.desired(whole(1, std::slice::from_ref(&web))).await;
     let mut update = whole(2, &[]);
     update.base = Some(1);
     let removed = workload(1, &["server"], DesiredState::Removed, 1);

@@ -307,7 +307,10 @@ async fn a_blob_this_host_lacks_is_fetched_through_the_server() {
     world
         .server
         .add_blob(&digest("2"), Bytes::from_static(b"layer"));
-    world.session.desired(whole(1, &[web.clone()])).await;
+    world
+        .session
+        .desired(whole(1, std::slice::from_ref(&web)))
+        .await;
     world
         .session
         .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))

@@ -148,7 +148,7 @@ impl Bench {
     async fn phase(&self, n: u8, phase: Phase) -> model::TaskStatus {
         let is = |k: &Known| matches!(k, Known::Status(s) if s.phase == phase);
         match self.known(n, is).await {
-            Known::Status(status) => status,
+            Known::Status(status) => *status,
             Known::Nothing | Known::Gone => unreachable!(),
         }
     }

@@ -130,7 +130,8 @@ fn a_last_record_cut_at_any_byte_is_dropped_and_writing_goes_on() {
 
 #[test]
 fn a_damaged_file_is_put_aside_and_the_other_is_kept() {
-    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
         ("empty", Vec::clear),
         ("garbage", |b| *b = b"what is this".to_vec()),
         ("a flipped bit early on", |b| b[30] ^= 1),

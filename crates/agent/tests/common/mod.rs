@@ -1,6 +1,7 @@
 //! A small server for tests: TLS, joins, sessions, streams, blobs, renewals, as `wire::link` documents them.
 #![allow(
     clippy::unwrap_used,
+    clippy::too_many_lines,
     dead_code,
     unreachable_pub,
     reason = "shared by tests"

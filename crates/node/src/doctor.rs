@@ -2,9 +2,11 @@
 //!
 //! What it is not: it changes nothing. What it tries, it tries in namespaces of short-lived child processes.
 //!
-//! Start at [`examine`]. Each check is a function of [`checks`] that gives a [`Check`].
+//! Start at [`examine`]. Each check is a function of [`checks`] that gives a [`Check`]; [`facts`] is what an agent
+//! tells of its machine.
 
 mod checks;
+mod facts;
 mod output;
 mod probes;
 
@@ -13,6 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+
+pub use facts::facts;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, Args)]
@@ -119,5 +123,13 @@ mod tests {
         for output in [Output::Table, Output::Json, Output::Yaml] {
             assert!(!output::text(&report, output).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn facts_are_filled_in() {
+        let facts = facts("192.0.2.1", &[("runc", Path::new("/usr/sbin/runc"))]);
+        assert!(facts.cpus > 0 && facts.capacity.memory.0 > 0);
+        assert!(["v1", "hybrid", "v2", "none"].contains(&facts.cgroup.as_str()));
+        assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty() && !facts.os.is_empty());
     }
 }

@@ -153,7 +153,7 @@ fn a_killed_agent_leaks_nothing() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // The moment of the kill is the point of the test; nothing is waited for.
+            // tidy: sleep: the moment of the kill is the point of the test; nothing is waited for.
             std::thread::sleep(Duration::from_millis(30 + round * 7 % 60));
             victim.kill().unwrap();
             victim.wait().unwrap();

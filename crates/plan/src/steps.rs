@@ -339,10 +339,8 @@ impl Next<'_> {
         match self.seen.state() {
             State::Alive { .. } | State::Prepared { .. } => self.kill("it is to be removed"),
             State::Nothing | State::Ended => {
-                // Asked for even if nothing was seen: a crash may have left something behind.
-                if self.seen.network.is_some()
-                    && !self.chore(Chore::Detach, Step::Detach, "it is to be removed")
-                {
+                // Both are asked for even if nothing was seen: a crash may have left half of it behind.
+                if !self.chore(Chore::Detach, Step::Detach, "it is to be removed") {
                     return;
                 }
                 self.chore(Chore::Remove, Step::Remove, "it is to be removed");

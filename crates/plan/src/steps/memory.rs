@@ -125,9 +125,13 @@ fn backoff(earlier: u32) -> i64 {
 pub fn exit_code_of_failed_start(message: &str) -> i32 {
     let message = message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| message.contains(w));
-    if says(&["executable file not found", "no such file or directory"]) {
+    if says(&[
+        "executable file not found",
+        "no such file or directory",
+        "not a directory",
+    ]) {
         127
-    } else if says(&["permission denied", "not a directory", "is a directory"]) {
+    } else if says(&["permission denied", "exec format error"]) {
         126
     } else {
         128

@@ -321,7 +321,7 @@ fn what_is_done_follows_from_wanted_and_seen() {
             DesiredState::Removed,
             1,
             None,
-            vec![Step::Remove],
+            vec![Step::Detach, Step::Remove],
         ),
     ];
     for (name, desired, run, seen, expected) in cases {

@@ -1,16 +1,29 @@
-//! The native REST API.
+//! The native REST API under `/api/v1`, for people and programs; the user's program is a client of it.
+//!
+//! What it is: a translation between `wire::native` and the verbs of `control`. What it is not: policy; and it opens
+//! no socket: the listener says who is there ([`Identity`], [`PeerAddress`]).
+//!
+//! Start at [`router`] and the table in [`table`]; conversions are in [`from_native`] and [`to_native`], the OpenAPI
+//! document in [`document`].
+//!
+//! What always holds: a request without an identity reaches only health checks; every error is a
+//! [`wire::native::Problem`] with the request's id; unknown fields of a request are refused by name; bodies are
+//! bounded except uploads, which are passed on as they come.
 
-use axum::Router;
-use axum::routing::get;
-use control::{Caller, Control};
+mod access_log;
+mod auth;
+mod document;
+mod exposition;
+mod extract;
+mod failure;
+mod from_native;
+mod lines;
+mod routes;
+mod table;
+mod to_native;
+mod upgrade;
+mod watch;
 
-/// Who calls; inserted by a listener that knows.
-#[derive(Debug, Clone)]
-pub struct Identity(pub Caller);
-
-/// The routes.
-pub fn router(control: Control) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .with_state(control)
-}
+pub use auth::{Identity, PeerAddress};
+pub use document::openapi;
+pub use table::{NativeConfig, router};

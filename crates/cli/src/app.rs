@@ -15,11 +15,8 @@ use crate::error::{Doing as _, Failure, Result};
 use crate::output::Printer;
 use crate::{exit, human, profile};
 
-/// Sockets of servers on this machine, tried in this order.
-const LOCAL_SOCKETS: [&str; 2] = [
-    "/run/plimsoll/server.sock",
-    "/var/lib/plimsoll/dev/server.sock",
-];
+/// Sockets of servers on this machine, tried in this order; the last one is that of `make demo`.
+const LOCAL_SOCKETS: [&str; 2] = ["/var/lib/plimsoll/server.sock", "/run/plimsoll/server.sock"];
 
 /// What every command has.
 #[derive(Debug, Clone)]

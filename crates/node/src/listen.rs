@@ -123,8 +123,8 @@ pub(crate) async fn tls(
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 accept_failed(&error).await;
                 continue;
@@ -142,7 +142,8 @@ pub(crate) async fn tls(
                         .1
                         .peer_certificates()
                         .and_then(<[_]>::first);
-                    let router = router_of(certificate.map(|der| Arc::from(der.as_ref())));
+                    let router = router_of(certificate.map(|der| Arc::from(der.as_ref())))
+                        .layer(axum::Extension(api::native::PeerAddress(peer)));
                     serve(stream, router, shutdown).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),

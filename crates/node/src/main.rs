@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             Ok(args) => ended(doctor::run(&args)),
             Err(error) => usage(&error),
         },
+        Some(("openapi", _)) => ended(openapi()),
         _ => match runtime(1) {
             Ok(runtime) => runtime.block_on(cli::dispatch(&command, &matches)),
             Err(error) => failed(&error),
@@ -73,6 +74,19 @@ fn command() -> clap::Command {
                 .about("Run the agent that makes this machine a host")
                 .after_help(agent::EXAMPLES),
         ))
+        .subcommand(
+            clap::Command::new("openapi")
+                .about("Print the API's OpenAPI document")
+                .hide(true),
+        )
+}
+
+/// Prints the API's OpenAPI document as it is kept in `docs/openapi.json`.
+fn openapi() -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    let text = api::native::openapi_json()?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::from(cli::exit::OK))
 }
 
 fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {

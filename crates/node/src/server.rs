@@ -69,7 +69,10 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         .await
         .context("open the installation")?;
     let shutdown = CancellationToken::new();
-    let admin = api::native::router(control.clone())
+    let native = api::native::NativeConfig {
+        pool_sockets: Some(data.join("pools")),
+    };
+    let admin = api::native::router(control.clone(), native)
         .layer(Extension(api::native::Identity(Caller::local_admin())));
     listen::unix(data.join("server.sock"), admin, shutdown.clone()).await?;
     sockets::keep(control.clone(), data.join("pools"), shutdown.clone()).await?;
@@ -164,7 +167,8 @@ fn bracketed(host: &str) -> String {
 /// which ask for a token or a host's certificate themselves.
 fn remote_routers(control: &Control) -> listen::RouterOf {
     let link = api::link::router(control.clone());
-    let native = api::native::router(control.clone());
+    // The pools' sockets are of no use to whoever comes from elsewhere.
+    let native = api::native::router(control.clone(), api::native::NativeConfig::default());
     let docker = api::docker::router_by_identity(control.clone());
     let control = control.clone();
     Arc::new(move |certificate| -> Router {

@@ -39,3 +39,13 @@ pub fn openapi() -> OpenApi {
     )]);
     document
 }
+
+/// The document as it is kept in `docs/openapi.json`.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn openapi_json() -> Result<String, serde_json::Error> {
+    let mut text = serde_json::to_string_pretty(&openapi())?;
+    text.push('\n');
+    Ok(text)
+}

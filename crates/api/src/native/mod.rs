@@ -25,5 +25,5 @@ mod upgrade;
 mod watch;
 
 pub use auth::{Identity, PeerAddress};
-pub use document::openapi;
+pub use document::{openapi, openapi_json};
 pub use table::{NativeConfig, router};

@@ -16,7 +16,7 @@ mod tls;
 
 use std::process::ExitCode;
 
-use clap::{Args as _, FromArgMatches as _};
+use clap::{Args as _, FromArgMatches as _, Subcommand as _};
 
 fn main() -> ExitCode {
     // There is one provider in the program; a second install cannot happen.
@@ -73,6 +73,16 @@ fn command() -> clap::Command {
             clap::Command::new("agent")
                 .about("Run the agent that makes this machine a host")
                 .after_help(agent::EXAMPLES),
+        ))
+        .subcommand(dev::DevCommand::augment_subcommands(
+            clap::Command::new("dev")
+                .about("Run a development cluster on this machine")
+                .subcommand_required(true)
+                .arg_required_else_help(true),
+        ))
+        .subcommand(doctor::DoctorArgs::augment_args(
+            clap::Command::new("doctor")
+                .about("Say what this machine can and cannot do, and how to mend it"),
         ))
         .subcommand(
             clap::Command::new("openapi")

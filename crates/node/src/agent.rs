@@ -28,7 +28,8 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/plimsoll-agent")]
     pub(crate) data: PathBuf,
     /// Server to keep a link to; can be repeated
-    #[arg(long = "server", value_name = "HOST:PORT", required = true)]
+    // The id is that of the users' global option, so that the parser lets this one take its place.
+    #[arg(id = "server", long = "server", value_name = "HOST:PORT", required = true)]
     pub(crate) servers: Vec<String>,
     /// One-time token to join with; not needed by a host that has joined
     #[arg(

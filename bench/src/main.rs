@@ -9,6 +9,7 @@ mod memory;
 mod parallel;
 mod report;
 mod run;
+mod store;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -55,6 +56,11 @@ const BENCHES: &[Bench] = &[
         name: "demo",
         what: "from nothing to running containers, after the build",
         run: demo::run,
+    },
+    Bench {
+        name: "store",
+        what: "durable commits of one object per second, beside one SQLite transaction per row",
+        run: store::run,
     },
 ];
 

@@ -26,18 +26,22 @@ struct Figure {
 pub(crate) enum Promise {
     /// Not more than this.
     AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
 }
 
 impl Promise {
     fn kept(self, value: f64) -> bool {
         match self {
             Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
         }
     }
 
     fn text(self) -> String {
         match self {
             Self::AtMost(bound) => format!("at most {bound}"),
+            Self::AtLeast(bound) => format!("at least {bound}"),
         }
     }
 }

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use model::{Object, PoolId, Workload, WorkloadId};
-use serde::Serialize;
-use store::{SqliteOptions, Store, Transaction};
+
+use ::store::{SqliteOptions, Store, Transaction};
+
+use crate::Options;
+use crate::report::{Promise, Report};
 
 /// How long each case runs.
 const DURATION: Duration = Duration::from_secs(3);
@@ -19,87 +22,70 @@ const DURATION: Duration = Duration::from_secs(3);
 /// Objects in the store while it is measured.
 const OBJECTS: u64 = 1000;
 
+/// What is promised with 64 writers on SQLite.
+const PROMISED_PER_SECOND: f64 = 20_000.0;
+
 /// Figures of one case.
-#[derive(Debug, Serialize)]
 struct Case {
-    name: &'static str,
-    writers: usize,
-    commits_per_second: u64,
-    p50_us: u64,
-    p99_us: u64,
+    per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
     /// Mean number of transactions per sync.
     batch: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
-    benchmark: &'static str,
-    object_bytes: usize,
-    cases: Vec<Case>,
-    /// SQLite with 64 writers over the peer.
-    ratio_to_peer: f64,
-}
-
-/// Runs all cases and prints a table, or one JSON object.
+/// Runs all cases.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn run(json: bool) -> Result<()> {
+pub(crate) fn run(_: &Options) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the async runtime")?;
     let folder = Scratch::new()?;
-    let mut cases = Vec::new();
-    for (name, writers) in [("sqlite", 64), ("sqlite", 1)] {
+    let mut report = Report::new("store");
+    let object_bytes = model::stored::encode(&object(0, 0)?)?.len();
+    report.add("object", object_bytes as f64, "B");
+    let open = |writers: usize| -> Result<Case> {
         let path = folder.0.join(format!("{writers}.db"));
-        let store = store::open_sqlite(path, SqliteOptions::default())?;
-        cases.push(runtime.block_on(measure(name, &store, writers))?);
+        let store = ::store::open_sqlite(path, SqliteOptions::default())?;
+        let case = runtime.block_on(measure(&store, writers))?;
         runtime.block_on(store.close());
-    }
-    for (name, writers) in [("memory", 64), ("memory", 1)] {
-        let store = store::open_memory();
-        cases.push(runtime.block_on(measure(name, &store, writers))?);
-    }
-    cases.push(peer(&folder.0.join("peer.db"))?);
-    let of = |name| cases.iter().find(|it| it.name == name);
-    let ratio = match (of("sqlite"), of(PEER)) {
-        (Some(own), Some(peer)) => own.commits_per_second as f64 / peer.commits_per_second as f64,
-        _ => 0.0,
+        Ok(case)
     };
-    let report = Report {
-        benchmark: "store",
-        object_bytes: model::stored::encode(&object(0, 0)?)?.len(),
-        ratio_to_peer: (ratio * 100.0).round() / 100.0,
-        cases,
-    };
-    print(&report, json)
+    let many = open(64)?;
+    report.promise(
+        "sqlite, 64 writers",
+        many.per_second,
+        "/s",
+        Promise::AtLeast(PROMISED_PER_SECOND),
+    );
+    add_rest(&mut report, "sqlite, 64 writers", &many);
+    add(&mut report, "sqlite, 1 writer", &open(1)?);
+    for (name, writers) in [("memory, 64 writers", 64), ("memory, 1 writer", 1)] {
+        let case = runtime.block_on(measure(&::store::open_memory(), writers))?;
+        add(&mut report, name, &case);
+    }
+    let peer = peer(&folder.0.join("peer.db"))?;
+    add(&mut report, "peer: one transaction per row", &peer);
+    report.add(
+        "64 writers over the peer",
+        many.per_second / peer.per_second,
+        "x",
+    );
+    Ok(report)
 }
 
-fn print(report: &Report, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(report)?);
-        return Ok(());
-    }
-    println!(
-        "durable commits of one object of {} bytes",
-        report.object_bytes
-    );
-    println!(
-        "{:<30} {:>8} {:>12} {:>9} {:>9} {:>7}",
-        "case", "writers", "commits/s", "p50 µs", "p99 µs", "batch"
-    );
-    for case in &report.cases {
-        println!(
-            "{:<30} {:>8} {:>12} {:>9} {:>9} {:>7.1}",
-            case.name, case.writers, case.commits_per_second, case.p50_us, case.p99_us, case.batch
-        );
-    }
-    println!(
-        "sqlite with 64 writers: {} times the peer",
-        report.ratio_to_peer
-    );
-    Ok(())
+fn add(report: &mut Report, name: &str, case: &Case) {
+    report.add(name, case.per_second, "/s");
+    add_rest(report, name, case);
+}
+
+fn add_rest(report: &mut Report, name: &str, case: &Case) {
+    report.add(format!("{name}, p50"), case.p50_us, "us");
+    report.add(format!("{name}, p99"), case.p99_us, "us");
+    report.add(format!("{name}, transactions per sync"), case.batch, "");
 }
 
 /// A folder that goes with the benchmark.
@@ -163,7 +149,7 @@ async fn fill(store: &Arc<dyn Store>) -> Result<()> {
     Ok(())
 }
 
-async fn measure(name: &'static str, store: &Arc<dyn Store>, writers: usize) -> Result<Case> {
+async fn measure(store: &Arc<dyn Store>, writers: usize) -> Result<Case> {
     fill(store).await?;
     let before = store.metrics();
     let started = Instant::now();
@@ -187,7 +173,7 @@ async fn measure(name: &'static str, store: &Arc<dyn Store>, writers: usize) -> 
     );
     let batches = after.batches - before.batches;
     let batch = (after.commits - before.commits) as f64 / batches.max(1) as f64;
-    Ok(case(name, writers, latencies, took, batch))
+    Ok(case(latencies, took, batch))
 }
 
 /// Replaces its own objects in turn until time is up; returns how long each took.
@@ -234,8 +220,6 @@ async fn write(
     Ok(latencies)
 }
 
-const PEER: &str = "peer: one row per transaction";
-
 /// The same bytes by one connection with one transaction per row.
 fn peer(path: &Path) -> Result<Case> {
     let connection = rusqlite::Connection::open(path)?;
@@ -256,27 +240,19 @@ fn peer(path: &Path) -> Result<Case> {
         put.execute((key, value))?;
         latencies.push(begun.elapsed());
     }
-    Ok(case(PEER, 1, latencies, started.elapsed(), 1.0))
+    Ok(case(latencies, started.elapsed(), 1.0))
 }
 
-fn case(
-    name: &'static str,
-    writers: usize,
-    mut latencies: Vec<Duration>,
-    took: Duration,
-    batch: f64,
-) -> Case {
+fn case(mut latencies: Vec<Duration>, took: Duration, batch: f64) -> Case {
     latencies.sort_unstable();
     let percentile = |part: usize| {
         let at = latencies.len() * part / 100;
-        latencies.get(at).map_or(0, |it| it.as_micros() as u64)
+        latencies.get(at).map_or(0.0, |it| it.as_micros() as f64)
     };
     Case {
-        name,
-        writers,
-        commits_per_second: (latencies.len() as f64 / took.as_secs_f64()) as u64,
+        per_second: latencies.len() as f64 / took.as_secs_f64(),
         p50_us: percentile(50),
         p99_us: percentile(99),
-        batch: (batch * 10.0).round() / 10.0,
+        batch,
     }
 }

@@ -189,16 +189,38 @@ impl Attempt<'_> {
         if !self.lost_answer {
             return Err(error);
         }
-        // A write of our own: once the watch shows it, it has shown everything before it.
-        let caught_up = match self.shared.client.put(self.shared.keys.sync()).await {
-            Ok(revision) => self.shown(revision_of(revision)).await,
-            Err(failed) => Err(backend("read back from etcd", true, failed.into())),
-        };
+        let caught_up = self.caught_up().await;
         let found = self.shared.pending().get(&self.mark).copied().flatten();
         match (found, caught_up) {
             (Some(revision), _) => Ok(revision),
             (None, Err(unknown)) => Err(unknown),
             (None, Ok(())) => Err(error),
+        }
+    }
+
+    /// Waits until the watch has shown everything up to now, or the mark.
+    async fn caught_up(&self) -> Result<(), CommitError> {
+        let limit = self.deadline + DEADLINE;
+        loop {
+            if self
+                .shared
+                .pending()
+                .get(&self.mark)
+                .copied()
+                .flatten()
+                .is_some()
+            {
+                return Ok(());
+            }
+            // A write of our own: once the watch shows it, it has shown everything before it.
+            match self.shared.client.put(self.shared.keys.sync()).await {
+                Ok(revision) => return self.shown(revision_of(revision)).await,
+                Err(failed) if Instant::now() + LONGEST_PAUSE < limit => {
+                    tracing::debug!(error = %failed, "cannot read back from etcd yet");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(failed) => return Err(backend("read back from etcd", true, failed.into())),
+            }
         }
     }
 

@@ -268,11 +268,11 @@ impl Follower {
         }
         self.state = listed.state;
         self.note(&listed.marks);
-        self.shared.feed.publish_gap(self.state.snapshot());
         self.shared
             .counters
             .resyncs
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.shared.feed.publish_gap(self.state.snapshot());
         self.show(revision);
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! Files beside `DB`: `DB-wal` (SQLite's log), `DB-lock` (held while open; holds the pid), `DB-reserve`.
 
 mod database;
+mod gather;
 mod lock;
 mod reserve;
 mod writer;

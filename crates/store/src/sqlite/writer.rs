@@ -9,18 +9,12 @@ use rusqlite::hooks::Wal;
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{self, is_full};
-use super::{lock::Lock, reserve::Reserve};
+use super::{gather::Rhythm, lock::Lock, reserve::Reserve};
 use crate::feed::{Feed, kept_bytes};
 use crate::metrics::Counters;
 use crate::prepare::Prepared;
 use crate::state::State;
 use crate::{CommitError, Event, Revision};
-
-/// Most transactions of a group: bounds how long the first waits for the last.
-const GROUP_TRANSACTIONS: usize = 256;
-
-/// Most bytes of a group, for the same reason.
-const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// Tries on a full disk: as it is, with the reserve, and once more with an emptied log.
 const FULL_ATTEMPTS: usize = 3;
@@ -49,6 +43,7 @@ pub(super) struct Writer {
     /// Pages in the log, told by SQLite after each commit.
     wal_pages: Arc<AtomicU64>,
     page_bytes: u64,
+    rhythm: Rhythm,
     /// The disk was full: only what creates no object is tried.
     full: bool,
     /// A write failed in a way that leaves open what is on the disk. Nothing is written any more: what the kernel
@@ -79,6 +74,7 @@ impl Writer {
             it,
             wal_pages,
             page_bytes,
+            rhythm: Rhythm::default(),
             full,
             broken: None,
         }
@@ -87,8 +83,10 @@ impl Writer {
     /// Runs until all senders are gone and everything is answered.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
-            let group = gather(first, &mut requests);
+            let group = self.rhythm.gather(first, &mut requests);
+            let (size, started) = (group.len(), Instant::now());
             self.serve(group);
+            self.rhythm.served(size, started.elapsed());
             self.checkpoint_if_long();
         }
         if self.broken.is_none()
@@ -264,20 +262,6 @@ impl Writer {
             place: self.it.place.clone(),
         }
     }
-}
-
-/// The request and what else is queued, up to the bounds of a group.
-fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
-    let mut bytes = first.tx.bytes;
-    let mut group = vec![first];
-    while group.len() < GROUP_TRANSACTIONS && bytes < GROUP_BYTES {
-        let Ok(request) = requests.try_recv() else {
-            break;
-        };
-        bytes += request.tx.bytes;
-        group.push(request);
-    }
-    group
 }
 
 /// Answers; who has gone does not need it.

@@ -192,7 +192,12 @@ async fn docker_events_tell_what_happened() {
     endpoint
         .run("run --rm --name short busybox true", None)
         .await;
-    let said = endpoint.run("events --since 10m --until 0s --format {{.Type}}|{{.Action}}|{{.Actor.Attributes.name}}", None).await;
+    // The client rounds to whole seconds.
+    let until = jiff::Timestamp::now().as_second() + 1;
+    let args = format!(
+        "events --since 10m --until {until} --format {{{{.Type}}}}|{{{{.Action}}}}|{{{{.Actor.Attributes.name}}}}"
+    );
+    let said = endpoint.run(&args, None).await;
     for line in [
         "container|create|short",
         "container|start|short",

@@ -306,7 +306,11 @@ async fn bad_bodies_are_refused() {
         )
     };
     assert_eq!(
-        post(padded(1 << 20, "").into(), "application/json").await,
+        post(
+            padded(1 << 19, &" ".repeat(1 << 20)).into(),
+            "application/json"
+        )
+        .await,
         201
     );
     let privileged = r#","HostConfig":{"Privileged":true}"#;

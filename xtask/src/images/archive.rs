@@ -76,6 +76,9 @@ pub(super) fn write(image: &Image, path: &Path) -> Result<()> {
 fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(bytes.len() as u64);
     archive.append_data(&mut header, name, bytes)?;
     Ok(())

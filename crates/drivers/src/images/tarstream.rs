@@ -266,11 +266,11 @@ impl<R: Read> TarStream<R> {
         };
         let uid = match pax.uid.or(global.uid) {
             Some(uid) => uid,
-            None => number(header.uid(), "uid")?,
+            None => number(or_blank(&header.as_bytes()[108..116], header.uid()), "uid")?,
         };
         let gid = match pax.gid.or(global.gid) {
             Some(gid) => gid,
-            None => number(header.gid(), "gid")?,
+            None => number(or_blank(&header.as_bytes()[116..124], header.gid()), "gid")?,
         };
         let (mtime, mtime_nanos) = pax.mtime.or(global.mtime).unwrap_or_else(|| {
             (
@@ -320,6 +320,14 @@ impl<R: Read> Read for TarStream<R> {
 
 fn bad(reason: &str) -> ImagesError {
     ImagesError::Archive(reason.to_owned())
+}
+
+/// A number of a header; some writers leave fields they do not care for blank, which every reader takes for 0.
+fn or_blank(field: &[u8], value: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    value
 }
 
 fn read_some(input: &mut impl Read, buf: &mut [u8]) -> Result<usize, ImagesError> {
@@ -434,4 +442,21 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
         return Some((whole.checked_sub(1)?, 1_000_000_000 - nanos));
     }
     Some((whole, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_owners_are_root() {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.set_path("manifest.json").unwrap();
+        header.set_cksum();
+        let archive = [&header.as_bytes()[..], &[0; 1024]].concat();
+        let entry = TarStream::new(archive.as_slice()).next().unwrap().unwrap();
+        assert_eq!((entry.uid, entry.gid, entry.mode), (0, 0, 0o644));
+    }
 }

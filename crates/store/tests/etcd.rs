@@ -389,6 +389,7 @@ async fn lost_answers_are_looked_up() {
     // A cut whenever something has gone through, twenty times.
     for cut in 1..=20 {
         while done.load(Ordering::SeqCst) < cut * 4 && tasks.iter().any(|it| !it.is_finished()) {
+            // tidy: sleep: pause between two looks
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         line.drop_connections();
@@ -423,6 +424,7 @@ async fn a_cluster_of_three_goes_on_without_one() {
         })
     });
     while acknowledged.load(Ordering::SeqCst) < 50 {
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // Whether it leads or not: both servers talk to all members.

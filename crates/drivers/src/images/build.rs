@@ -85,6 +85,12 @@ pub(crate) fn backoff(n: u32) -> Duration {
         .min(BACKOFF_MAX)
 }
 
+/// Time one blob may take: a registry that sends a byte now and then must not hold a pull for ever.
+fn deadline(bytes: u64) -> Duration {
+    // Below 16 KiB/s nobody waits for an image.
+    Duration::from_secs(300 + bytes / (16 << 10))
+}
+
 /// Where the bytes of a layer are.
 pub(crate) enum LayerBytes<R> {
     /// Already a blob of the store.
@@ -216,7 +222,20 @@ impl Operation {
                 drop(turn);
                 built
             });
-            let pumped = self.pump(wanted, source, writer, progress).await;
+            let most = deadline(
+                wanted
+                    .blob
+                    .as_ref()
+                    .map_or(self.store.limits.layer_bytes, |b| b.1),
+            );
+            let pump = self.pump(wanted, source, writer, progress);
+            let pumped = match tokio::time::timeout(most, pump).await {
+                Ok(pumped) => pumped,
+                Err(_) => Err(ImagesError::Source {
+                    digest: wanted.diff_id.clone(),
+                    reason: format!("it took longer than {} seconds", most.as_secs()),
+                }),
+            };
             if pumped.is_ok() {
                 progress.state(&id, "Extracting").await;
             }

@@ -16,7 +16,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -234,6 +234,8 @@ impl Disk {
             .mode(0o755)
             .create(path.join("fs"))
             .map_err(fail)?;
+        // The mode above is subject to the umask, and archives need not have an entry for the root.
+        fs::set_permissions(path.join("fs"), fs::Permissions::from_mode(0o755)).map_err(fail)?;
         Ok(temp)
     }
 

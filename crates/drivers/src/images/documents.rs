@@ -312,7 +312,11 @@ pub(crate) fn parse_config(bytes: &[u8], limits: &Limits) -> Result<ParsedConfig
         reason,
     };
     let raw: RawImage = serde_json::from_slice(bytes).map_err(|e| fail(e.to_string()))?;
-    let os = raw.os.unwrap_or_default();
+    // Old images name no system; there was only one then.
+    let os = raw
+        .os
+        .filter(|os| !os.is_empty())
+        .unwrap_or_else(|| "linux".to_owned());
     if os != "linux" {
         return Err(fail(format!(
             "it is for the operating system \"{}\", hosts run linux",

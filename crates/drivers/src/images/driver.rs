@@ -58,10 +58,16 @@ impl ImageStore for LocalImages {
         progress: mpsc::Sender<ImageProgress>,
     ) -> Result<LayerLease, DriverError> {
         // Leased before anything is looked at: a drop cannot come in between.
-        let lease = Operation::new(&self.inner);
+        let (lease, gone) = Operation::watched(&self.inner);
         if lease.lease_image(&image.id).is_err() {
-            self.fetch(image, relay, &lease, &Progress(Some(progress)))
-                .await?;
+            let fetched = self
+                .fetch(image, relay, &lease, &Progress(Some(progress)))
+                .await;
+            if let Err(error) = fetched {
+                drop(lease);
+                gone.wait().await;
+                return Err(error.into());
+            }
         }
         let layers = self.lowerdirs(&image.id)?;
         Ok(LayerLease {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::documents::{parse_config, parse_manifest};
 use super::layer::{WantedLayer, build_layer};
 use super::limits::Limits;
+use super::registry::challenge_is_known;
 use super::streams::digest_of;
 use super::tarstream::TarStream;
 
@@ -41,4 +42,47 @@ pub fn manifest(bytes: &[u8]) -> bool {
 /// An image configuration; true: it was accepted.
 pub fn config(bytes: &[u8]) -> bool {
     parse_config(bytes, &Limits::default()).is_ok()
+}
+
+/// A registry's challenge; true: it is of a known kind.
+pub fn challenge(text: &str) -> bool {
+    challenge_is_known(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_decoders(bytes in proptest::collection::vec(any::<u8>(), 0..4096), text in ".{0,200}") {
+            let root = tempfile::tempdir().unwrap();
+            let _ = super::layer(&bytes, root.path());
+            let _ = super::archive_entries(&bytes);
+            for text in [&bytes[..], text.as_bytes()] {
+                let _ = (super::manifest(text), super::config(text));
+            }
+            let _ = super::challenge(&text);
+        }
+
+        #[test]
+        fn no_damage_to_an_archive_breaks_the_reader(at in 0_usize..2560, value in any::<u8>(), cut in 0_usize..2560) {
+            let mut header = tar::Header::new_ustar();
+            header.set_path("a/b").unwrap();
+            header.set_size(600);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_cksum();
+            let mut bytes = header.as_bytes().to_vec();
+            bytes.resize(2560, 0);
+            assert_eq!(super::archive_entries(&bytes), 1);
+            bytes[at] = value;
+            // A right check sum lets the damage get further.
+            let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
+            header.set_cksum();
+            bytes[..512].copy_from_slice(header.as_bytes());
+            bytes.truncate(cut);
+            let _ = super::archive_entries(&bytes);
+        }
+    }
 }

@@ -35,8 +35,9 @@ const FOLDER: OFlag = OFlag::O_RDONLY
 pub(crate) struct Jail {
     root: Arc<OwnedFd>,
     depth: usize,
-    /// The last parent folder: archives list a folder's entries one after the other.
-    cached: Option<(Vec<Vec<u8>>, Arc<OwnedFd>)>,
+    /// The way to the last parent folder, where no link is on it: archives list a folder's entries one after the
+    /// other, and neighbours share most of the way.
+    way: Vec<(Vec<u8>, Arc<OwnedFd>)>,
 }
 
 /// The segments of a name in an archive, without `.` and empty ones.
@@ -77,7 +78,7 @@ impl Jail {
         Ok(Self {
             root: Arc::new(root),
             depth,
-            cached: None,
+            way: Vec::new(),
         })
     }
 
@@ -91,19 +92,33 @@ impl Jail {
         path: &[Vec<u8>],
         create: bool,
     ) -> Result<Arc<OwnedFd>, ImagesError> {
-        if let Some((cached, fd)) = &self.cached
-            && cached == path
-        {
-            return Ok(Arc::clone(fd));
+        let common = self
+            .way
+            .iter()
+            .zip(path)
+            .take_while(|((known, _), s)| known == *s)
+            .count();
+        self.way.truncate(common);
+        for segment in &path[common..] {
+            let top = self.way.last().map_or(&self.root, |(_, fd)| fd);
+            let fd = match open_folder(top, segment) {
+                Err(Errno::ENOENT) if create => make_folder(top, segment),
+                // A link is on the way, or something else that is no folder.
+                Err(Errno::ENOTDIR | Errno::ELOOP) => return self.walk(path, create),
+                other => other,
+            };
+            let fd = fd.map_err(|e| entry_io("open folder", &path.join(&b'/'), e))?;
+            self.way.push((segment.clone(), Arc::new(fd)));
         }
-        let fd = self.walk(path, create)?;
-        self.cached = Some((path.to_vec(), Arc::clone(&fd)));
-        Ok(fd)
+        Ok(self
+            .way
+            .last()
+            .map_or_else(|| self.root(), |(_, fd)| Arc::clone(fd)))
     }
 
-    /// To be called after anything was removed: the cached folder may be gone.
+    /// To be called after anything was removed: a folder on the known way may be gone.
     pub(crate) fn forget(&mut self) {
-        self.cached = None;
+        self.way.clear();
     }
 
     fn walk(&self, path: &[Vec<u8>], create: bool) -> Result<Arc<OwnedFd>, ImagesError> {

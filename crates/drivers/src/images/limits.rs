@@ -9,7 +9,7 @@ pub struct Limits {
     /// Bytes of one unpacked layer, headers included.
     pub layer_bytes: u64,
     /// Unpacked bytes per compressed byte, once [`Limits::ratio_free_bytes`] have been unpacked. Program code
-    /// compresses 3 to 5 times, logs up to 30; a run of zeros in gzip about 1,000 times.
+    /// compresses 3 to 5 times, logs up to 30; a run of zeros in gzip 200 to 1,000 times.
     pub ratio: u64,
     /// Unpacked bytes below which the ratio is not looked at: small layers may well be mostly padding.
     pub ratio_free_bytes: u64,
@@ -39,7 +39,7 @@ impl Default for Limits {
         Self {
             layer_entries: 500_000,
             layer_bytes: 64 << 30,
-            ratio: 200,
+            ratio: 100,
             ratio_free_bytes: 256 << 20,
             layers: 127,
             depth: 128,

@@ -14,19 +14,24 @@ mod documents;
 mod driver;
 mod error;
 mod fetch;
+#[doc(hidden)]
 pub mod fuzz;
+mod intake;
 mod jail;
 mod layer;
 mod limits;
 mod load;
+mod loadplan;
 mod pipe;
 mod pull;
 mod registry;
 mod save;
 mod store;
 mod streams;
+mod tarentry;
 mod tarstream;
 mod unpack;
+mod verify;
 
 pub use error::ImagesError;
 pub use limits::Limits;

@@ -45,13 +45,35 @@ impl LocalImages {
             .connect(&reference, request.credentials.clone())
             .await?;
         let resolved = self.resolve(&registry, &reference, &platform).await?;
-        let operation = Operation::new(&self.inner);
+        let manifest = resolved.manifest.clone();
+        let (operation, gone) = Operation::watched(&self.inner);
+        let pulled = self
+            .pull_resolved(&operation, &registry, resolved, progress)
+            .await;
+        if pulled.is_err() {
+            // The answer is given when the disk is as it was.
+            drop(operation);
+            gone.wait().await;
+        }
+        let mut imported = pulled?;
+        imported.source = Some(format!("{}@{manifest}", reference.name()));
+        Ok(imported)
+    }
+
+    /// Brings here what a manifest lists.
+    async fn pull_resolved(
+        &self,
+        operation: &Arc<Operation>,
+        registry: &Registry<'_>,
+        resolved: Resolved,
+        progress: &Progress,
+    ) -> Result<ImportedImage, ImagesError> {
         operation.lease(&resolved.config.digest);
         let config = self
             .fetch_config(
                 &resolved.config.digest,
                 resolved.config.size,
-                &[&registry as &dyn Source],
+                &[registry as &dyn Source],
             )
             .await?;
         let parsed = parse_config(&config, &self.inner.limits)?;
@@ -81,14 +103,14 @@ impl LocalImages {
             operation.lease(&layer.blob);
         }
         let (size, layers_there) = self
-            .pull_layers(&operation, &layers, &registry, progress)
+            .pull_layers(operation, &layers, registry, progress)
             .await?;
         let content = ImageContent {
             config: resolved.config.digest,
             config_bytes: config.len() as u64,
             layers,
         };
-        let publish = content.clone();
+        let (publish, operation) = (content.clone(), Arc::clone(operation));
         let existed = blocking(move || operation.publish(&publish, &config)).await?;
         let mut config = parsed.config;
         config.size_bytes = size;
@@ -97,7 +119,7 @@ impl LocalImages {
             config,
             tags: Vec::new(),
             manifest: Some(resolved.top),
-            source: Some(format!("{}@{}", reference.name(), resolved.manifest)),
+            source: None,
             unchanged: existed && layers_there,
         })
     }

@@ -7,20 +7,21 @@ use std::sync::Arc;
 
 use agent::driver::{ByteStream, SaveImage};
 use bytes::Bytes;
-use model::{Digest, ImageReference, Layer};
+use model::{Digest, ImageContent, ImageReference, Layer};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::build::blocking;
-use super::documents::OCI_MANIFEST;
+use super::documents::{OCI_INDEX, OCI_MANIFEST};
 use super::error::ImagesError;
-use super::store::{CONFIG_TYPE, LocalImages, Operation, layer_of};
+use super::store::{CONFIG_TYPE, Inner, LocalImages, Operation, layer_of};
 use super::streams::{BUFFER, digest_of};
 
 /// Chunks written ahead of the network.
 const AHEAD: usize = 4;
 
 /// An archive's content, known before its first byte is written.
+#[derive(Default)]
 struct Plan {
     /// Documents and small blobs with their names in the archive.
     texts: Vec<(String, Vec<u8>)>,
@@ -56,84 +57,90 @@ impl LocalImages {
     }
 }
 
+/// Documents under construction.
+#[derive(Default)]
+struct Drafts {
+    docker: Vec<serde_json::Value>,
+    oci: Vec<serde_json::Value>,
+    repositories: BTreeMap<String, BTreeMap<String, String>>,
+    written: BTreeSet<Digest>,
+    plan: Plan,
+}
+
 fn plan(operation: &Arc<Operation>, images: &[SaveImage]) -> Result<Plan, ImagesError> {
-    let store = &operation.store;
-    let mut plan = Plan {
-        texts: Vec::new(),
-        layers: BTreeMap::new(),
-    };
-    let (mut docker, mut oci) = (Vec::new(), Vec::new());
-    let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    let mut written = BTreeSet::new();
+    let mut drafts = Drafts::default();
     for save in images {
-        let record = operation.lease_image(&save.image.id)?;
-        let config_path = store.disk.blob(&record.content.config);
-        let config = std::fs::read(&config_path)
-            .map_err(|e| ImagesError::io("read", config_path.display().to_string(), e))?;
-        let mut layers: Vec<Layer> = Vec::new();
-        for layer in &record.content.layers {
-            let missing = || ImagesError::NotFound {
-                what: "layer blob",
-                subject: layer.blob.to_string(),
-            };
-            let kept = store
-                .layer(&layer.diff_id)
-                .map(|meta| layer_of(&meta))
-                .ok_or_else(missing)?;
-            // A blob that was damaged is gone; the image still runs, but cannot be saved.
-            store.disk.blob_len(&kept.blob).ok_or_else(missing)?;
-            plan.layers.insert(kept.blob.clone(), kept.blob_bytes);
-            layers.push(kept);
-        }
-        let manifest = oci_manifest(&record.content.config, record.content.config_bytes, &layers);
+        drafts.add(operation, save)?;
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": drafts.oci });
+    let layout = json!({ "imageLayoutVersion": "1.0.0" });
+    let mut plan = drafts.plan;
+    for (name, document) in [
+        ("oci-layout", layout),
+        ("index.json", index),
+        ("manifest.json", drafts.docker.into()),
+        ("repositories", json!(drafts.repositories)),
+    ] {
+        plan.texts
+            .push((name.to_owned(), document.to_string().into_bytes()));
+    }
+    Ok(plan)
+}
+
+/// The layers of an image as they are kept here, which must all be there.
+fn kept_layers(store: &Inner, content: &ImageContent) -> Result<Vec<Layer>, ImagesError> {
+    let mut layers = Vec::new();
+    for layer in &content.layers {
+        // A blob that was damaged is gone; the image still runs, but cannot be saved.
+        let kept = store
+            .layer(&layer.diff_id)
+            .filter(|meta| store.disk.blob_len(&meta.blob).is_some());
+        layers.push(layer_of(&*kept.ok_or_else(|| ImagesError::NotFound {
+            what: "layer blob",
+            subject: layer.blob.to_string(),
+        })?));
+    }
+    Ok(layers)
+}
+
+impl Drafts {
+    fn add(&mut self, operation: &Arc<Operation>, save: &SaveImage) -> Result<(), ImagesError> {
+        let content = &operation.lease_image(&save.image.id)?.content;
+        let path = operation.store.disk.blob(&content.config);
+        let config = std::fs::read(&path)
+            .map_err(|e| ImagesError::io("read", path.display().to_string(), e))?;
+        let layers = kept_layers(&operation.store, content)?;
+        let manifest = oci_manifest(&content.config, content.config_bytes, &layers);
         let manifest_digest = digest_of(&manifest);
         let tags: Vec<ImageReference> = save
             .tags
             .iter()
             .filter_map(|t| ImageReference::parse(t).ok())
             .collect();
-        docker.push(json!({
-            "Config": blob_name(&record.content.config),
+        self.docker.push(json!({
+            "Config": blob_name(&content.config),
             "RepoTags": tags.iter().map(ImageReference::familiar).collect::<Vec<_>>(),
             "Layers": layers.iter().map(|l| blob_name(&l.blob)).collect::<Vec<_>>(),
         }));
-        oci.extend(index_entries(&manifest_digest, manifest.len(), &tags));
+        self.oci
+            .extend(index_entries(&manifest_digest, manifest.len(), &tags));
+        let top = layers.last().map_or("", |l| l.diff_id.hex());
         for tag in &tags {
-            let top = layers
-                .last()
-                .map(|l| l.diff_id.hex().to_owned())
-                .unwrap_or_default();
-            repositories
-                .entry(tag.familiar_name())
-                .or_default()
-                .insert(tag.tag.clone().unwrap_or_default(), top);
+            let names = self.repositories.entry(tag.familiar_name()).or_default();
+            names.insert(tag.tag.clone().unwrap_or_default(), top.to_owned());
         }
         for (digest, text) in [
-            (record.content.config.clone(), config),
+            (content.config.clone(), config),
             (manifest_digest, manifest),
         ] {
-            if written.insert(digest.clone()) {
-                plan.texts.push((blob_name(&digest), text));
+            if self.written.insert(digest.clone()) {
+                self.plan.texts.push((blob_name(&digest), text));
             }
         }
+        let blobs = layers.into_iter().map(|l| (l.blob, l.blob_bytes));
+        self.plan.layers.extend(blobs);
+        Ok(())
     }
-    let index =
-        json!({ "schemaVersion": 2, "mediaType": super::documents::OCI_INDEX, "manifests": oci });
-    plan.texts.push((
-        "oci-layout".to_owned(),
-        br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-    ));
-    plan.texts
-        .push(("index.json".to_owned(), index.to_string().into_bytes()));
-    plan.texts.push((
-        "manifest.json".to_owned(),
-        serde_json::Value::from(docker).to_string().into_bytes(),
-    ));
-    plan.texts.push((
-        "repositories".to_owned(),
-        json!(repositories).to_string().into_bytes(),
-    ));
-    Ok(plan)
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -225,6 +232,8 @@ fn header(out: &mut impl Write, name: &str, bytes: u64, kind: tar::EntryType) ->
     } else {
         0o644
     });
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(0);
     header.set_cksum();
     out.write_all(header.as_bytes())

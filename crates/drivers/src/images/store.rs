@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use model::{Digest, ImageContent, Layer};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::disk::{Disk, LayerMeta, Record, read_json, remove_tree};
 use super::documents::{OCI_CONFIG, ParsedConfig, parse_config};
@@ -38,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) transport: Transport,
     pub(crate) unpack_slots: Semaphore,
     state: Mutex<State>,
+    commit: Mutex<()>,
     changes: watch::Sender<u64>,
 }
 
@@ -110,6 +111,7 @@ impl LocalImages {
             limits,
             transport: Transport::new(registries),
             state: Mutex::default(),
+            commit: Mutex::default(),
             changes: watch::Sender::new(0),
         };
         inner.recover()?;
@@ -181,6 +183,36 @@ impl LocalImages {
             }
         }
         Ok(found)
+    }
+}
+
+impl LocalImages {
+    /// Deletes named content of [`LocalImages::unreferenced`]; what an image or operation has come to need meanwhile
+    /// stays. Answers what was deleted. Blocks.
+    ///
+    /// # Errors
+    /// When the folders cannot be listed.
+    pub fn reclaim(&self, named: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, ImagesError> {
+        let mut deleted = BTreeSet::new();
+        for digest in self.unreferenced()?.intersection(named) {
+            let mut trash = Vec::new();
+            {
+                let mut state = self.inner.lock();
+                let refs = state.all_refs();
+                if refs.blobs.contains(digest)
+                    || refs.layers.contains(digest)
+                    || state.leased(digest)
+                {
+                    continue;
+                }
+                state.layers.remove(digest);
+                trash.extend(self.inner.disk.trash_blob(digest));
+                trash.extend(self.inner.disk.trash_layer(digest));
+            }
+            trash.iter().for_each(|path| remove_tree(path));
+            deleted.insert(digest.clone());
+        }
+        Ok(deleted)
     }
 }
 
@@ -334,36 +366,44 @@ impl Inner {
     /// Makes an image complete. All its content must be there and leased.
     pub(crate) fn publish_image(&self, content: &ImageContent) -> Result<(), ImagesError> {
         let record = Arc::new(Record::new(content.clone()));
-        {
-            let mut state = self.lock();
-            if state.images.get(&content.config) == Some(&record) {
-                return Ok(());
-            }
-            self.disk.write_record(&record)?;
-            state.images.insert(content.config.clone(), record);
+        let _turn = self.commit_turn();
+        if self.lock().images.get(&content.config) == Some(&record) {
+            return Ok(());
         }
+        self.disk.write_record(&record)?;
+        self.lock().images.insert(content.config.clone(), record);
         self.changes.send_modify(|n| *n += 1);
         Ok(())
     }
 
-    /// Takes an image back and moves what only it needed to the returned paths, to be deleted without the lock.
+    /// Takes an image back and moves what only it needed to the returned paths, to be deleted without any lock.
+    /// `None`: it is leased and stays.
     fn drop_image(&self, image: &Digest) -> Result<Option<Vec<PathBuf>>, ImagesError> {
-        let trash = {
+        let _turn = self.commit_turn();
+        let record = {
             let mut state = self.lock();
             if state.leased(image) {
                 return Ok(None);
             }
-            let Some(record) = state.images.get(image).cloned() else {
-                return Ok(Some(Vec::new()));
-            };
-            self.disk.begin_drop(image)?;
-            state.images.remove(image);
-            let trash = self.trash(&mut state, &record.content);
-            self.disk.end_drop(image)?;
-            trash
+            // Gone from here on for everybody: nobody gets a lease on it while the disk is busy.
+            match state.images.remove(image) {
+                Some(record) => record,
+                None => return Ok(Some(Vec::new())),
+            }
         };
+        if let Err(error) = self.disk.begin_drop(image) {
+            self.lock().images.insert(image.clone(), record);
+            return Err(error);
+        }
+        let trash = self.trash(&mut self.lock(), &record.content);
+        self.disk.end_drop(image)?;
         self.changes.send_modify(|n| *n += 1);
         Ok(Some(trash))
+    }
+
+    /// One change of the records on the disk at a time; the state's lock is free meanwhile.
+    fn commit_turn(&self) -> MutexGuard<'_, ()> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trash(&self, state: &mut State, content: &ImageContent) -> Vec<PathBuf> {
@@ -423,6 +463,18 @@ pub(crate) const CONFIG_TYPE: &str = OCI_CONFIG;
 pub(crate) struct Operation {
     pub(crate) store: Arc<Inner>,
     held: Mutex<Held>,
+    alive: mpsc::Sender<()>,
+}
+
+/// Tells when an operation has ended and cleaned up after itself.
+pub(crate) struct Gone(mpsc::Receiver<()>);
+
+impl Gone {
+    /// Waits for the last thread that works for the operation. The caller has let go of it.
+    pub(crate) async fn wait(mut self) {
+        // Nothing is ever sent: this ends when the last sender is gone.
+        while self.0.recv().await.is_some() {}
+    }
 }
 
 #[derive(Default)]
@@ -434,10 +486,18 @@ struct Held {
 
 impl Operation {
     pub(crate) fn new(store: &Arc<Inner>) -> Arc<Self> {
-        Arc::new(Self {
+        Self::watched(store).0
+    }
+
+    /// An operation whose end can be waited for.
+    pub(crate) fn watched(store: &Arc<Inner>) -> (Arc<Self>, Gone) {
+        let (alive, gone) = mpsc::channel(1);
+        let operation = Self {
             store: Arc::clone(store),
             held: Mutex::default(),
-        })
+            alive,
+        };
+        (Arc::new(operation), Gone(gone))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -513,7 +573,11 @@ impl Drop for Operation {
         if trash.is_empty() {
             return;
         }
-        let remove = move || trash.iter().for_each(|path| remove_tree(path));
+        let alive = self.alive.clone();
+        let remove = move || {
+            trash.iter().for_each(|path| remove_tree(path));
+            drop(alive);
+        };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),

@@ -27,7 +27,8 @@ use super::error::{ImagesError, quoted};
 use super::jail::{Jail, entry_io, kind_of, open_folder, remove_all, segments, stat};
 use super::limits::Limits;
 use super::streams::BUFFER;
-use super::tarstream::{Entry, EntryKind, TarStream};
+use super::tarentry::{Entry, EntryKind};
+use super::tarstream::TarStream;
 
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
@@ -54,6 +55,9 @@ pub(crate) fn unpack<R: Read>(
         done: Unpacked::default(),
         folder_times: Vec::new(),
         buffer: vec![0; BUFFER],
+        umask: umask(),
+        group_inherited: !(nix::unistd::geteuid().is_root()
+            && nix::unistd::getegid().as_raw() == 0),
     };
     while let Some(entry) = archive.next()? {
         unpacker.done.entries += 1;
@@ -76,6 +80,10 @@ struct Unpacker<'a> {
     /// Set at the end, because every new child changes its folder's time.
     folder_times: Vec<(Vec<Vec<u8>>, TimeSpec)>,
     buffer: Vec<u8>,
+    /// Bits the kernel takes from the mode of new files.
+    umask: u32,
+    /// Whether new files may belong to others than root: a folder hands its group on, or this is not root.
+    group_inherited: bool,
 }
 
 /// A place in the layer: the open parent folder and the last segment.
@@ -136,6 +144,7 @@ impl Unpacker<'_> {
         let xattrs = wanted_xattrs(entry)?;
         match entry.kind {
             EntryKind::Directory => {
+                self.group_inherited |= entry.mode & 0o2000 != 0;
                 self.folder(&place, entry, &xattrs)?;
                 self.folder_times.push((path.clone(), time_of(entry)));
             }
@@ -170,6 +179,7 @@ impl Unpacker<'_> {
             });
         }
         let root = self.jail.root();
+        self.group_inherited |= entry.mode & 0o2000 != 0;
         set_folder_metadata(&root, entry, &wanted_xattrs(entry)?)?;
         self.folder_times.push((Vec::new(), time_of(entry)));
         Ok(())
@@ -241,7 +251,7 @@ impl Unpacker<'_> {
     ) -> Result<(), ImagesError> {
         let found = stat(&place.parent, place.name).map_err(place.io("look at"))?;
         let mut opaque = false;
-        if !found.as_ref().is_some_and(|f| kind_of(f) == SFlag::S_IFDIR) {
+        if found.as_ref().is_none_or(|f| kind_of(f) != SFlag::S_IFDIR) {
             if let Some(found) = &found {
                 opaque = is_whiteout(found);
                 self.jail.forget();
@@ -276,14 +286,10 @@ impl Unpacker<'_> {
     ) -> Result<(), ImagesError> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let create = || {
-            openat(
-                place.parent.as_fd(),
-                place.os_name(),
-                flags,
-                Mode::from_bits_truncate(0o600),
-            )
-        };
+        // Bits that matter come with creation, so that most files need no second call; special ones come below.
+        let special = entry.mode & !0o777 != 0 || entry.mode & self.umask != 0;
+        let mode = Mode::from_bits_truncate(if special { 0o600 } else { entry.mode });
+        let create = || openat(place.parent.as_fd(), place.os_name(), flags, mode);
         // Names are rarely there twice: look only when creating fails.
         let fd = match create() {
             Err(nix::errno::Errno::EEXIST) => {
@@ -304,10 +310,14 @@ impl Unpacker<'_> {
                 .map_err(|e| ImagesError::io("write", format!("\"{}\"", quoted(place.path)), e))?;
             self.done.bytes += got as u64;
         }
-        let (uid, gid) = owner_of(entry);
-        fchown(&file, uid, gid).map_err(place.io("set owner of"))?;
-        // After the owner: changing it clears setuid and capabilities.
-        fchmod(&file, Mode::from_bits_truncate(entry.mode)).map_err(place.io("set mode of"))?;
+        if self.group_inherited || (entry.uid, entry.gid) != (0, 0) {
+            let (uid, gid) = owner_of(entry);
+            fchown(&file, uid, gid).map_err(place.io("set owner of"))?;
+        }
+        if special {
+            // After the owner: changing it clears setuid and capabilities.
+            fchmod(&file, Mode::from_bits_truncate(entry.mode)).map_err(place.io("set mode of"))?;
+        }
         set_xattrs(&file, xattrs, place.path)?;
         let time = time_of(entry);
         futimens(&file, &time, &time).map_err(place.io("set time of"))
@@ -435,6 +445,14 @@ impl Unpacker<'_> {
         }
         Ok(())
     }
+}
+
+/// The process's umask; all bits if the kernel does not tell, which only costs a call per file.
+fn umask() -> u32 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Umask:"));
+    line.and_then(|l| u32::from_str_radix(l.trim(), 8).ok())
+        .unwrap_or(0o777)
 }
 
 /// Attributes that are kept. The rest depends on the machine the image was made on.

@@ -7,6 +7,8 @@
     reason = "shared by several test programs, each of which uses a part"
 )]
 
+pub mod fake;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -125,7 +127,7 @@ impl LayerTar {
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -219,5 +221,44 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
         // tidy: sleep: pause between two looks
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Pulls an image, giving the lines of progress as `id status`.
+pub async fn pull(
+    store: &LocalImages,
+    reference: &str,
+    credentials: Option<(&str, &str)>,
+) -> (
+    Result<ImportedImage, agent::driver::DriverError>,
+    Vec<String>,
+) {
+    let (progress, mut lines) = tokio::sync::mpsc::channel::<agent::driver::ImageProgress>(100);
+    let collect = tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Some(line) = lines.recv().await {
+            all.push(format!("{} {}", line.id, line.status));
+        }
+        all
+    });
+    let request = agent::driver::PullRequest {
+        reference: reference.to_owned(),
+        platform: None,
+        credentials: credentials.map(|(username, password)| agent::driver::Credentials {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }),
+    };
+    let result = store.pull(&request, progress).await;
+    (result, collect.await.unwrap())
+}
+
+/// Checks that a store holds nothing at all.
+pub async fn assert_empty(root: &Path) {
+    for folder in ["layers", "blobs/sha256", "images", "tmp", "quarantine"] {
+        eventually(&format!("{folder} is empty"), || {
+            names(root, folder).is_empty()
+        })
+        .await;
     }
 }

@@ -339,3 +339,8 @@ fn error_words(text: &[u8]) -> Option<String> {
         .find(|e| !e.message.is_empty())
         .map(|e| quoted(e.message.as_bytes()))
 }
+
+/// For fuzzing.
+pub(super) fn challenge_is_known(text: &str) -> bool {
+    Challenge::parse(text).is_some()
+}

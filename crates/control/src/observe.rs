@@ -34,8 +34,8 @@ struct Batch {
     complete: bool,
 }
 
-/// Workloads changed in one transaction: below the limits of every backend.
-const BATCH_MAX: usize = 100;
+/// Workloads changed in one transaction: below the store's limit of 64 changes.
+const BATCH_MAX: usize = 60;
 
 impl Reports {
     /// Starts the task that commits a host's reports until the session ends.

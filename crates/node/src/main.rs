@@ -61,34 +61,23 @@ fn main() -> ExitCode {
 }
 
 fn command() -> clap::Command {
-    cli::command()
-        .subcommand(server::ServerArgs::augment_args(
-            clap::Command::new("server")
-                .about(
-                    "Run a server: the API, the Docker endpoints of pools, and the link to hosts",
-                )
-                .after_help(server::EXAMPLES),
-        ))
-        .subcommand(agent::AgentArgs::augment_args(
-            clap::Command::new("agent")
-                .about("Run the agent that makes this machine a host")
-                .after_help(agent::EXAMPLES),
-        ))
-        .subcommand(dev::DevCommand::augment_subcommands(
-            clap::Command::new("dev")
-                .about("Run a development cluster on this machine")
-                .subcommand_required(true)
-                .arg_required_else_help(true),
-        ))
-        .subcommand(doctor::DoctorArgs::augment_args(
-            clap::Command::new("doctor")
-                .about("Say what this machine can and cannot do, and how to mend it"),
-        ))
-        .subcommand(
-            clap::Command::new("openapi")
-                .about("Print the API's OpenAPI document")
-                .hide(true),
-        )
+    // The texts come last: deriving arguments would put the structs' own documentation in their place.
+    let server = server::ServerArgs::augment_args(clap::Command::new("server"))
+        .about("Run a server: the API, the Docker endpoints of pools, and the link to hosts")
+        .after_help(server::EXAMPLES);
+    let agent = agent::AgentArgs::augment_args(clap::Command::new("agent"))
+        .about("Run the agent that makes this machine a host")
+        .after_help(agent::EXAMPLES);
+    let dev = dev::DevCommand::augment_subcommands(clap::Command::new("dev"))
+        .about("Run a whole cluster on this machine, for trying and testing")
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let doctor = doctor::DoctorArgs::augment_args(clap::Command::new("doctor"))
+        .about("Say what this machine can and cannot do, and how to mend it");
+    let openapi = clap::Command::new("openapi")
+        .about("Print the API's OpenAPI document")
+        .hide(true);
+    cli::command().subcommands([server, agent, dev, doctor, openapi])
 }
 
 /// Prints the API's OpenAPI document as it is kept in `docs/openapi.json`.
@@ -135,4 +124,16 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     ExitCode::from(cli::exit::USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_command_is_there_and_well_formed() {
+        let command = super::command();
+        command.clone().debug_assert();
+        for name in ["server", "agent", "dev", "doctor", "openapi", "run", "ps", "pool"] {
+            assert!(command.find_subcommand(name).is_some(), "{name}");
+        }
+    }
 }

@@ -50,21 +50,28 @@ pub fn request(socket: &Path, method: &str, target: &str, body: Option<&str>) ->
     let head = format!(
         "{method} {target} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n"
     );
-    send(socket, &[head.as_bytes(), body.as_bytes()].concat())
+    exchange(socket, &[head.as_bytes(), body.as_bytes()].concat(), false)
 }
 
-/// Sends bytes as they are and reads one answer.
+/// Sends bytes as they are, then nothing more, and reads one answer.
 ///
 /// # Errors
 /// When the socket fails or the answer is not HTTP.
 pub fn send(socket: &Path, bytes: &[u8]) -> Result<Response> {
+    exchange(socket, bytes, true)
+}
+
+/// With `end`, the client's side is closed after the bytes: a whole request must not do that, it means "gone away".
+fn exchange(socket: &Path, bytes: &[u8], end: bool) -> Result<Response> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     // The server may refuse and close before it has read everything: its answer still counts.
     let written = stream.write_all(bytes);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
+    if end {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer)
         && answer.is_empty()

@@ -81,62 +81,62 @@ fn a_stopped_container_starts_again_with_its_files() {
     pool.docker(&[
         "run",
         "--name",
-        "a",
+        "aa",
         "busybox",
         "sh",
         "-c",
         "echo x >>/f; wc -l </f",
     ])
     .ok();
-    assert_eq!(pool.docker(&["start", "-a", "a"]).ok(), "2");
-    assert_eq!(pool.docker(&["logs", "a"]).ok(), "1\n2");
+    assert_eq!(pool.docker(&["start", "-a", "aa"]).ok(), "2");
+    assert_eq!(pool.docker(&["logs", "aa"]).ok(), "1\n2");
 }
 
 #[test]
 fn wait_answers_with_the_exit_code() {
     let pool = Cluster::shared().pool("wait");
-    pool.docker(&["run", "-d", "--name", "w", "busybox", "sh", "-c", "exit 9"])
+    pool.docker(&["run", "-d", "--name", "ww", "busybox", "sh", "-c", "exit 9"])
         .ok();
-    assert_eq!(pool.docker(&["wait", "w"]).ok(), "9");
+    assert_eq!(pool.docker(&["wait", "ww"]).ok(), "9");
 }
 
 #[test]
 fn kill_ends_with_the_signal() {
     let pool = Cluster::shared().pool("kill");
-    pool.docker(&["run", "-d", "--name", "k", "busybox", "sleep", "1000"])
+    pool.docker(&["run", "-d", "--name", "kk", "busybox", "sleep", "1000"])
         .ok();
-    pool.docker(&["kill", "k"]).ok();
-    assert_eq!(pool.docker(&["wait", "k"]).ok(), "137");
+    pool.docker(&["kill", "kk"]).ok();
+    assert_eq!(pool.docker(&["wait", "kk"]).ok(), "137");
 }
 
 #[test]
 fn pause_and_unpause() {
     let pool = Cluster::shared().pool("pause");
-    pool.docker(&["run", "-d", "--name", "p", "busybox", "sleep", "1000"])
+    pool.docker(&["run", "-d", "--name", "pp", "busybox", "sleep", "1000"])
         .ok();
-    pool.docker(&["pause", "p"]).ok();
+    pool.docker(&["pause", "pp"]).ok();
     assert_eq!(
-        pool.inspect("p", "{{.State.Status}} {{.State.Paused}}"),
+        pool.inspect("pp", "{{.State.Status}} {{.State.Paused}}"),
         "paused true"
     );
-    pool.docker(&["unpause", "p"]).ok();
-    assert_eq!(pool.inspect("p", "{{.State.Status}}"), "running");
-    pool.docker(&["rm", "-f", "p"]).ok();
+    pool.docker(&["unpause", "pp"]).ok();
+    assert_eq!(pool.inspect("pp", "{{.State.Status}}"), "running");
+    pool.docker(&["rm", "-f", "pp"]).ok();
 }
 
 #[test]
 fn restart_gives_a_new_process() {
     let pool = Cluster::shared().pool("restart");
-    pool.docker(&["run", "-d", "--name", "r", "busybox", "sleep", "1000"])
+    pool.docker(&["run", "-d", "--name", "rr", "busybox", "sleep", "1000"])
         .ok();
-    let before = pool.inspect("r", "{{.State.Pid}}");
-    pool.docker(&["restart", "-t", "0", "r"]).ok();
-    let after = pool.inspect("r", "{{.State.Status}} {{.State.Pid}}");
+    let before = pool.inspect("rr", "{{.State.Pid}}");
+    pool.docker(&["restart", "-t", "0", "rr"]).ok();
+    let after = pool.inspect("rr", "{{.State.Status}} {{.State.Pid}}");
     assert!(
         after.starts_with("running ") && !after.ends_with(&format!(" {before}")),
         "{before} then {after}"
     );
-    pool.docker(&["rm", "-f", "r"]).ok();
+    pool.docker(&["rm", "-f", "rr"]).ok();
 }
 
 #[test]
@@ -220,36 +220,36 @@ fn confinement_is_dockers_default() {
 fn top_stats_and_update() {
     let pool = Cluster::shared().pool("sight");
     pool.docker(&[
-        "run", "-d", "--name", "s", "-m", "64m", "busybox", "sleep", "1000",
+        "run", "-d", "--name", "ss", "-m", "64m", "busybox", "sleep", "1000",
     ])
     .ok();
-    assert!(pool.docker(&["top", "s"]).ok().contains("sleep 1000"));
+    assert!(pool.docker(&["top", "ss"]).ok().contains("sleep 1000"));
     let stats = pool
         .docker(&[
             "stats",
             "--no-stream",
             "--format",
             "{{.Name}} {{.MemUsage}} {{.PIDs}}",
-            "s",
+            "ss",
         ])
         .ok();
     assert!(
         stats.starts_with("s ") && stats.contains("64MiB") && stats.ends_with(" 1"),
         "{stats}"
     );
-    pool.docker(&["update", "-m", "96m", "--memory-swap", "96m", "s"])
+    pool.docker(&["update", "-m", "96m", "--memory-swap", "96m", "ss"])
         .ok();
     assert_eq!(
-        pool.inspect("s", "{{.HostConfig.Memory}}"),
+        pool.inspect("ss", "{{.HostConfig.Memory}}"),
         (96 << 20).to_string()
     );
-    pool.docker(&["rm", "-f", "s"]).ok();
+    pool.docker(&["rm", "-f", "ss"]).ok();
 }
 
 #[test]
 fn events_tell_the_story() {
     let pool = Cluster::shared().pool("events");
-    pool.docker(&["run", "--rm", "--name", "e", "busybox", "true"])
+    pool.docker(&["run", "--rm", "--name", "ee", "busybox", "true"])
         .ok();
     let now = pool.docker(&["info", "--format", "{{.SystemTime}}"]).ok();
     let story = pool

@@ -26,11 +26,11 @@ fn goes_on(pool: &Pool, name: &str, before: usize) {
 fn survives(role: Role) {
     let cluster = Cluster::start(1).unwrap();
     let pool = cluster.pool("crash");
-    pool.docker(&["run", "-d", "--name", "c", "busybox", "sh", "-c", COUNT])
+    pool.docker(&["run", "-d", "--name", "cc", "busybox", "sh", "-c", COUNT])
         .ok();
-    let pid = pool.inspect("c", "{{.State.Pid}}");
-    goes_on(&pool, "c", 5);
-    let before = counted(&pool, "c");
+    let pid = pool.inspect("cc", "{{.State.Pid}}");
+    goes_on(&pool, "cc", 5);
+    let before = counted(&pool, "cc");
 
     cluster.kill(role);
     assert!(
@@ -47,13 +47,13 @@ fn survives(role: Role) {
             .ok_or("no answer")
     });
     assert_eq!(
-        pool.inspect("c", "{{.State.Status}} {{.State.Pid}}"),
+        pool.inspect("cc", "{{.State.Status}} {{.State.Pid}}"),
         format!("running {pid}")
     );
-    goes_on(&pool, "c", before);
-    assert_eq!(pool.docker(&["exec", "c", "echo", "in"]).ok(), "in");
-    pool.docker(&["stop", "-t", "0", "c"]).ok();
-    assert_eq!(pool.inspect("c", "{{.State.ExitCode}}"), "137");
+    goes_on(&pool, "cc", before);
+    assert_eq!(pool.docker(&["exec", "cc", "echo", "in"]).ok(), "in");
+    pool.docker(&["stop", "-t", "0", "cc"]).ok();
+    assert_eq!(pool.inspect("cc", "{{.State.ExitCode}}"), "137");
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn an_exit_while_nobody_looks_is_known_afterwards() {
     let cluster = Cluster::start(1).unwrap();
     let pool = cluster.pool("unseen");
     let script = "until [ -e /go ]; do usleep 20000; done; echo last words; exit 42";
-    pool.docker(&["run", "-d", "--name", "u", "busybox", "sh", "-c", script])
+    pool.docker(&["run", "-d", "--name", "uu", "busybox", "sh", "-c", script])
         .ok();
-    let pid = pool.inspect("u", "{{.State.Pid}}");
+    let pid = pool.inspect("uu", "{{.State.Pid}}");
     cluster.kill(Role::Server);
     cluster.kill(Role::Agent);
     std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
@@ -92,7 +92,7 @@ fn an_exit_while_nobody_looks_is_known_afterwards() {
                 "inspect",
                 "-f",
                 "{{.State.Status}} {{.State.ExitCode}}",
-                "u",
+                "uu",
             ])
             .finish()
         {
@@ -100,7 +100,7 @@ fn an_exit_while_nobody_looks_is_known_afterwards() {
             done => Err(format!("{done:?}")),
         }
     });
-    assert_eq!(pool.docker(&["logs", "u"]).ok(), "last words");
+    assert_eq!(pool.docker(&["logs", "uu"]).ok(), "last words");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn down_leaves_no_trace() {
         "the test does not see what a running cluster leaves"
     );
     let pool = cluster.pool("trace");
-    pool.docker(&["run", "-d", "--name", "x", "busybox", "sleep", "4712"])
+    pool.docker(&["run", "-d", "--name", "xx", "busybox", "sleep", "4712"])
         .ok();
     cluster.down().unwrap();
     assert_eq!(traces(&cluster), Vec::<String>::new());

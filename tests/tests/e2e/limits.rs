@@ -10,7 +10,7 @@ fn memory_is_limited_and_the_kill_is_noticed() {
         .docker(&[
             "run",
             "--name",
-            "m",
+            "mm",
             "-m",
             "32m",
             "--memory-swap",
@@ -22,7 +22,7 @@ fn memory_is_limited_and_the_kill_is_noticed() {
         ])
         .finish();
     assert_ne!(done.code, Some(0), "{done:?}");
-    assert_eq!(pool.inspect("m", "{{.State.OOMKilled}}"), "true");
+    assert_eq!(pool.inspect("mm", "{{.State.OOMKilled}}"), "true");
 }
 
 #[test]
@@ -48,15 +48,15 @@ fn processes_are_limited() {
 fn processor_time_is_limited() {
     let pool = Cluster::shared().pool("cpu");
     pool.docker(&[
-        "run", "-d", "--name", "c", "--cpus", "0.25", "busybox", "sleep", "1000",
+        "run", "-d", "--name", "cc", "--cpus", "0.25", "busybox", "sleep", "1000",
     ])
     .ok();
-    assert_eq!(pool.inspect("c", "{{.HostConfig.NanoCpus}}"), "250000000");
-    let pid = pool.inspect("c", "{{.State.Pid}}");
+    assert_eq!(pool.inspect("cc", "{{.HostConfig.NanoCpus}}"), "250000000");
+    let pid = pool.inspect("cc", "{{.State.Pid}}");
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let quota = quota(&groups);
     assert_eq!(quota, Some(0.25), "{groups}");
-    pool.docker(&["rm", "-f", "c"]).ok();
+    pool.docker(&["rm", "-f", "cc"]).ok();
 }
 
 /// The share of one processor that the kernel grants, from the cgroup's own files (v2, else v1).

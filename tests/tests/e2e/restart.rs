@@ -19,7 +19,7 @@ fn a_failing_container_is_restarted_as_often_as_allowed() {
         "run",
         "-d",
         "--name",
-        "f",
+        "ff",
         "--restart",
         "on-failure:2",
         "busybox",
@@ -30,14 +30,14 @@ fn a_failing_container_is_restarted_as_often_as_allowed() {
     .ok();
     eventually("it is given up", || {
         match pool.inspect(
-            "f",
+            "ff",
             "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}",
         ) {
             state if state == "exited 2 1" => Ok(()),
             state => Err(state),
         }
     });
-    assert_eq!(pool.docker(&["logs", "f"]).ok(), "x\nx\nx");
+    assert_eq!(pool.docker(&["logs", "ff"]).ok(), "x\nx\nx");
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_stopped_container_stays_stopped() {
         "run",
         "-d",
         "--name",
-        "a",
+        "aa",
         "--restart",
         "always",
         "busybox",
@@ -56,13 +56,13 @@ fn a_stopped_container_stays_stopped() {
         "sleep 0.1",
     ])
     .ok();
-    restarted(&pool, "a", 2);
-    pool.docker(&["stop", "-t", "0", "a"]).ok();
-    assert_eq!(pool.inspect("a", "{{.State.Status}}"), "exited");
-    let count = pool.inspect("a", "{{.RestartCount}}");
+    restarted(&pool, "aa", 2);
+    pool.docker(&["stop", "-t", "0", "aa"]).ok();
+    assert_eq!(pool.inspect("aa", "{{.State.Status}}"), "exited");
+    let count = pool.inspect("aa", "{{.RestartCount}}");
     pool.docker(&["run", "--rm", "busybox", "true"]).ok();
     assert_eq!(
-        pool.inspect("a", "{{.State.Status}} {{.RestartCount}}"),
+        pool.inspect("aa", "{{.State.Status}} {{.RestartCount}}"),
         format!("exited {count}")
     );
 }
@@ -76,7 +76,7 @@ fn policies_work_without_a_server() {
         "run",
         "-d",
         "--name",
-        "a",
+        "aa",
         "--restart",
         "always",
         "busybox",
@@ -85,7 +85,7 @@ fn policies_work_without_a_server() {
         script,
     ])
     .ok();
-    let pid: i32 = pool.inspect("a", "{{.State.Pid}}").parse().unwrap();
+    let pid: i32 = pool.inspect("aa", "{{.State.Pid}}").parse().unwrap();
     cluster.kill(Role::Server);
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(pid),
@@ -101,6 +101,6 @@ fn policies_work_without_a_server() {
         }
     });
     cluster.up(1).unwrap();
-    restarted(&pool, "a", 1);
-    assert_eq!(pool.docker(&["logs", "a"]).ok(), "up\nup");
+    restarted(&pool, "aa", 1);
+    assert_eq!(pool.docker(&["logs", "aa"]).ok(), "up\nup");
 }

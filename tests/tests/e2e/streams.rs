@@ -39,10 +39,10 @@ fn a_large_stream_arrives_whole() {
 #[test]
 fn exec_takes_input_and_a_user() {
     let pool = Cluster::shared().pool("exec");
-    pool.docker(&["run", "-d", "--name", "x", "busybox", "sleep", "1000"])
+    pool.docker(&["run", "-d", "--name", "xx", "busybox", "sleep", "1000"])
         .ok();
     assert_eq!(
-        pool.docker(&["exec", "-i", "x", "cat"]).input("in\n").ok(),
+        pool.docker(&["exec", "-i", "xx", "cat"]).input("in\n").ok(),
         "in"
     );
     assert_eq!(
@@ -54,7 +54,7 @@ fn exec_takes_input_and_a_user() {
             "/tmp",
             "-e",
             "Q=1",
-            "x",
+            "xx",
             "sh",
             "-c",
             "id -un; pwd; echo $Q"
@@ -62,9 +62,9 @@ fn exec_takes_input_and_a_user() {
         .ok(),
         "nobody\n/tmp\n1"
     );
-    let missing = pool.docker(&["exec", "x", "no-such-program"]).finish();
+    let missing = pool.docker(&["exec", "xx", "no-such-program"]).finish();
     assert_eq!(missing.code, Some(127), "{missing:?}");
-    pool.docker(&["rm", "-f", "x"]).ok();
+    pool.docker(&["rm", "-f", "xx"]).ok();
 }
 
 #[test]
@@ -100,22 +100,22 @@ fn a_terminal_is_a_terminal() {
 fn logs_follow_until_the_end() {
     let pool = Cluster::shared().pool("follow");
     let script = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo line $i; usleep 50000; done";
-    pool.docker(&["run", "-d", "--name", "f", "busybox", "sh", "-c", script])
+    pool.docker(&["run", "-d", "--name", "ff", "busybox", "sh", "-c", script])
         .ok();
-    let followed = pool.docker(&["logs", "-f", "f"]).ok();
+    let followed = pool.docker(&["logs", "-f", "ff"]).ok();
     assert_eq!(followed.lines().count(), 30, "{followed}");
     assert_eq!(
-        pool.docker(&["logs", "--tail", "2", "f"]).ok(),
+        pool.docker(&["logs", "--tail", "2", "ff"]).ok(),
         "line 29\nline 30"
     );
-    let stamped = pool.docker(&["logs", "-t", "--tail", "1", "f"]).ok();
+    let stamped = pool.docker(&["logs", "-t", "--tail", "1", "ff"]).ok();
     assert!(
         stamped.ends_with(" line 30") && stamped.contains('T') && stamped.contains('Z'),
         "{stamped}"
     );
     let (stamp, _) = stamped.split_once(' ').unwrap();
     assert_eq!(
-        pool.docker(&["logs", "--since", stamp, "f"]).ok(),
+        pool.docker(&["logs", "--since", stamp, "ff"]).ok(),
         "line 30"
     );
 }
@@ -127,15 +127,15 @@ fn streams_stay_apart() {
         "run",
         "-d",
         "--name",
-        "a",
+        "aa",
         "busybox",
         "sh",
         "-c",
         "echo out; echo err >&2",
     ])
     .ok();
-    pool.docker(&["wait", "a"]).ok();
-    let done = pool.docker(&["logs", "a"]).finish();
+    pool.docker(&["wait", "aa"]).ok();
+    let done = pool.docker(&["logs", "aa"]).finish();
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out", "err"));
 }
 
@@ -147,16 +147,16 @@ fn attach_joins_a_running_container() {
         "-d",
         "-i",
         "--name",
-        "a",
+        "aa",
         "busybox",
         "sh",
         "-c",
         "read x; echo got $x",
     ])
     .ok();
-    let attached = pool.docker(&["attach", "a"]).input("it\n").ok();
+    let attached = pool.docker(&["attach", "aa"]).input("it\n").ok();
     assert_eq!(attached, "got it");
-    eventually("it ends", || match pool.inspect("a", "{{.State.Status}}") {
+    eventually("it ends", || match pool.inspect("aa", "{{.State.Status}}") {
         state if state == "exited" => Ok(()),
         state => Err(state),
     });

@@ -29,7 +29,12 @@ pub(crate) struct AgentArgs {
     pub(crate) data: PathBuf,
     /// Server to keep a link to; can be repeated
     // The id is that of the users' global option, so that the parser lets this one take its place.
-    #[arg(id = "server", long = "server", value_name = "HOST:PORT", required = true)]
+    #[arg(
+        id = "server",
+        long = "server",
+        value_name = "HOST:PORT",
+        required = true
+    )]
     pub(crate) servers: Vec<String>,
     /// One-time token to join with; not needed by a host that has joined
     #[arg(
@@ -57,6 +62,22 @@ pub(crate) struct AgentArgs {
     /// Further OCI runtime pools may be allowed to name; default: `runc` if it is installed. Can be repeated
     #[arg(long = "runtime", value_name = "NAME=PATH")]
     pub(crate) runtimes: Vec<String>,
+    /// Further certificate authority, as PEM file, that registries may be certified by; can be repeated
+    #[arg(
+        long = "registry-ca",
+        value_name = "FILE",
+        env = "PLIMSOLL_REGISTRY_CA",
+        value_delimiter = ','
+    )]
+    pub(crate) registry_cas: Vec<PathBuf>,
+    /// Registry that may be spoken to without TLS (those on loopback always may); can be repeated
+    #[arg(
+        long = "insecure-registry",
+        value_name = "HOST[:PORT]",
+        env = "PLIMSOLL_INSECURE_REGISTRY",
+        value_delimiter = ','
+    )]
+    pub(crate) insecure_registries: Vec<String>,
     /// The program that supervises a task; default: `plimsoll-shim` beside this program
     #[arg(long, value_name = "PATH", env = "PLIMSOLL_SHIM")]
     pub(crate) shim: Option<PathBuf>,
@@ -180,8 +201,11 @@ async fn open_drivers(
         data.join("images"),
         drivers::network::NetworkConfig::new(data.join("network")),
     );
+    let registries = drivers::images::RegistryOptions {
+        extra_roots: args.registry_cas.clone(),
+        insecure: args.insecure_registries.iter().cloned().collect(),
+    };
     tokio::task::spawn_blocking(move || {
-        let registries = drivers::images::RegistryOptions::default();
         let images = drivers::images::LocalImages::open(
             &images,
             drivers::images::Limits::default(),

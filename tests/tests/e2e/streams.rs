@@ -156,8 +156,10 @@ fn attach_joins_a_running_container() {
     .ok();
     let attached = pool.docker(&["attach", "aa"]).input("it\n").ok();
     assert_eq!(attached, "got it");
-    eventually("it ends", || match pool.inspect("aa", "{{.State.Status}}") {
-        state if state == "exited" => Ok(()),
-        state => Err(state),
+    eventually("it ends", || {
+        match pool.inspect("aa", "{{.State.Status}}") {
+            state if state == "exited" => Ok(()),
+            state => Err(state),
+        }
     });
 }

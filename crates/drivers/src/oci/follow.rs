@@ -71,8 +71,15 @@ pub(super) async fn follow(
         return Err(unknown(&request.id));
     }
     let (sender, receiver) = mpsc::channel(AHEAD);
+    let run = match request.from {
+        FollowFrom::Run(run) => Some(run),
+        FollowFrom::Start | FollowFrom::SinceMs(_) | FollowFrom::End | FollowFrom::Lines(_) => None,
+    };
+    // From here on removing the task waits, so that a short run is read to its end.
+    let reading = inner.readers.enter(&request.id, run);
     let (inner, request) = (Arc::clone(inner), request.clone());
     tokio::spawn(async move {
+        let _reading = reading;
         tokio::select! {
             () = sender.closed() => {}
             result = serve(&inner, &request, &sender) => {

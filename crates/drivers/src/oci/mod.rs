@@ -11,6 +11,7 @@ mod driver;
 mod exec;
 mod follow;
 mod observe;
+mod readers;
 mod runtime;
 pub mod seccomp;
 pub mod spec;

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use agent::driver::{DriverError, ErrorClass, ObservedTask, Prepared, TaskEvent, TaskPlan};
 use model::workload::{MountSource, NetworkMode, Phase as TaskPhase};
@@ -22,6 +23,7 @@ use tokio::sync::{broadcast, watch};
 use super::cgroup::{Cgroup, CgroupError, Cgroups};
 use super::client::{Connection, Launcher, Net, ShimError};
 use super::observe::{self, Found};
+use super::readers::Readers;
 use super::spec::{self, SpecError, Surroundings};
 use super::task_dir::{RunDir, StoredPlan, TaskDir, read_or_quarantine};
 
@@ -58,7 +60,11 @@ pub(super) struct Inner {
     changed: watch::Sender<u64>,
     events: broadcast::Sender<TaskEvent>,
     pub(super) execs: Mutex<HashMap<String, Arc<Connection>>>,
+    pub(super) readers: Arc<Readers>,
 }
+
+/// How long removing a task waits for those who read its last output: clients read on or are gone.
+const LAST_READERS: Duration = Duration::from_secs(5);
 
 /// One workload in the table.
 #[derive(Clone)]
@@ -192,6 +198,7 @@ impl OciRuntime {
             changed: watch::Sender::new(0),
             events: broadcast::Sender::new(EVENTS),
             execs: Mutex::new(HashMap::new()),
+            readers: Readers::new(),
         };
         Ok(OciRuntime {
             inner: Arc::new(inner),
@@ -705,6 +712,8 @@ impl Inner {
                     format!("task {} is running", id.short()),
                 ));
             }
+            // Too late for a client that does not read on: its output goes with the task.
+            let _ = tokio::time::timeout(LAST_READERS, self.readers.done(id, task.run.run)).await;
             if let Some(connection) = &task.connection {
                 connection.notice(Request::Shutdown).await;
             }

@@ -1,0 +1,102 @@
+//! Measures prepare + start + exit of `true` as the agent sees it: `task_start SHIM ROOT [COUNT] [PARALLEL]`.
+//!
+//! ROOT is a folder with `bin/true` in it. Prints the median and the slowest of each step in milliseconds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent::driver::{TaskEvent, TaskPlan, TaskRuntime};
+use anyhow::{Context, Result};
+use drivers::oci::{OciConfig, OciRuntime};
+use model::WorkloadId;
+use serde_json::json;
+
+fn main() -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure())
+}
+
+fn plan(number: u32, layer: &str) -> Result<TaskPlan> {
+    let mut bytes = [9; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let pool = model::PoolId::from_bytes(&[3; 32]);
+    let workload = json!({
+        "id": WorkloadId::from_bytes(&bytes).as_str(), "pool": pool.as_str(), "pool_name": "bench", "name": "box",
+        "spec": {"task": {"image": "box", "image_id": digest, "args": ["/bin/true"],
+            "resources": {"memory_limit": 64 << 20, "pids_limit": 100}}},
+        "image": {"id": digest, "pool": pool.as_str(),
+            "content": {"config": digest, "config_bytes": 1, "layers": []},
+            "config": {"platform": {"architecture": "amd64", "os": "linux"}}, "added_at": 0},
+        "desired": {"state": "running"}, "run": 1,
+    });
+    let workload = Arc::new(serde_json::from_value(workload)?);
+    Ok(TaskPlan { workload, attempt: 0, layers: vec![PathBuf::from(layer)], network: None })
+}
+
+async fn one(runtime: OciRuntime, plan: TaskPlan) -> Result<[f64; 4]> {
+    let mut events = runtime.events();
+    let begin = Instant::now();
+    let ms = |begin: &Instant| begin.elapsed().as_secs_f64() * 1000.0;
+    runtime.prepare(&plan).await?;
+    let prepared = ms(&begin);
+    runtime.start(&plan).await?;
+    let started = ms(&begin);
+    loop {
+        match events.recv().await {
+            Ok(TaskEvent::Changed(task)) if task.id == plan.workload.id && task.status.phase.is_final() => break,
+            Ok(_) => {}
+            Err(error) => return Err(error).context("events"),
+        }
+    }
+    let ended = ms(&begin);
+    runtime.remove(&plan.workload.id).await?;
+    Ok([prepared, started - prepared, ended - started, ended])
+}
+
+async fn measure() -> Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let shim = args.get(1).context("usage: task_start SHIM ROOT [COUNT] [PARALLEL]")?;
+    let root = args.get(2).context("usage: task_start SHIM ROOT [COUNT] [PARALLEL]")?;
+    let number = |at: usize, default: u32| args.get(at).map_or(Ok(default), |text| text.parse());
+    let (count, parallel) = (number(3, 50)?, number(4, 1)?);
+    let data = tempfile::tempdir()?;
+    let host = format!("bench-{}", std::process::id());
+    let config = OciConfig {
+        data: data.path().to_owned(),
+        shim: shim.into(),
+        host: host.clone(),
+        runtimes: [("runc".to_owned(), PathBuf::from("/usr/sbin/runc"))].into(),
+    };
+    let runtime = OciRuntime::open(config)?;
+    one(runtime.clone(), plan(u32::MAX, root)?).await?;
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    for first in (0..count).step_by(parallel as usize) {
+        let round = (first..count.min(first + parallel)).map(|number| {
+            let plan = plan(number, root);
+            let runtime = runtime.clone();
+            async move { one(runtime, plan?).await }
+        });
+        for result in futures::future::join_all(round).await {
+            times.push(result?);
+        }
+        if parallel == 1 {
+            // As between two people's commands: the kernel has become quiet again.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    println!("{count} tasks, {parallel} at a time, {:.0} ms in all", begin.elapsed().as_secs_f64() * 1000.0);
+    for (index, name) in ["prepare", "start", "exit", "total"].iter().enumerate() {
+        let mut column: Vec<f64> = times.iter().map(|time| time[index]).collect();
+        column.sort_by(f64::total_cmp);
+        let (median, last) = (column[column.len() / 2], column[column.len() - 1]);
+        println!("{name:8} median {median:7.2} ms   slowest {last:7.2} ms");
+    }
+    drop(runtime);
+    let cgroups = drivers::oci::cgroup::Cgroups::detect(&host)?;
+    while cgroups.remove_all().is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    Ok(())
+}

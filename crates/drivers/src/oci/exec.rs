@@ -11,7 +11,7 @@ use shim::message::{LogTarget, Phase, Request, Runtime, Start, What, WindowSize}
 
 use super::client::{Connection, Net};
 use super::follow::exec_output;
-use super::runtime::{Inner, failed, not_running, refused, unknown};
+use super::runtime::{Inner, failed, kernel_release, not_running, refused, unknown};
 use super::spec;
 
 /// Output of an exec is kept only until its reader has taken it; the reader is waited for.
@@ -122,7 +122,11 @@ pub(super) async fn exec(
     }
     let description = spec::exec_process(workload, request)?;
     let dir = inner.dir(id).sub("exec").join(&request.exec);
-    fs::create_dir(&dir).map_err(|error| failed("exec folder", error))?;
+    if dir.exists() {
+        let message = format!("exec {} exists already", request.exec);
+        return Err(DriverError::new(ErrorClass::Conflict, message));
+    }
+    fs::create_dir_all(&dir).map_err(|error| failed("exec folder", error))?;
     let guard = Folder {
         path: dir.clone(),
         keep: false,
@@ -148,7 +152,13 @@ pub(super) async fn exec(
         None => Runtime::BuiltIn,
     };
     connection.notice(Request::Place(placement)).await;
-    let seccomp_program = match (&runtime, inner.exec_filter(&task.run, request.privileged)) {
+    let filter = spec::exec_filter(
+        workload,
+        request.privileged,
+        std::env::consts::ARCH,
+        kernel_release(),
+    )?;
+    let seccomp_program = match (&runtime, filter) {
         (Runtime::BuiltIn, Some(filter)) => Some(inner.filter_program(&filter).await?),
         _ => None,
     };
@@ -286,20 +296,4 @@ async fn session(
         input,
         exit,
     })
-}
-
-impl Inner {
-    /// The filter of the task's own spec; a privileged exec has none.
-    fn exec_filter(
-        &self,
-        run: &super::task_dir::RunDir,
-        privileged: bool,
-    ) -> Option<serde_json::Value> {
-        if privileged {
-            return None;
-        }
-        let document: serde_json::Value =
-            super::task_dir::read_or_quarantine(&run.path.join("spec.json"))?;
-        document.pointer("/linux/seccomp").cloned()
-    }
 }

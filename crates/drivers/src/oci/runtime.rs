@@ -628,16 +628,21 @@ impl Inner {
             kernel: kernel_release(),
             device: &super::devices::Node::of,
         };
-        let document = spec::task_spec(workload, &around)?;
+        let mut document = spec::task_spec(workload, &around)?;
         write_etc(&etc, workload, plan).map_err(|error| failed("files of /etc", error))?;
         make_sources(workload, &around).map_err(|error| failed("mount source", error))?;
+        let runtime = self.check_runtime(workload)?;
+        let mut seccomp_program = None;
+        if runtime == Runtime::BuiltIn
+            && let Some(linux) = document
+                .get_mut("linux")
+                .and_then(|linux| linux.as_object_mut())
+            && let Some(filter) = linux.remove("seccomp")
+        {
+            seccomp_program = Some(self.filter_program(&filter).await?);
+        }
         let path = run.path.join("spec.json");
         fs::write(&path, document.to_string()).map_err(|error| failed("task folder", error))?;
-        let runtime = self.check_runtime(workload)?;
-        let seccomp_program = match (&runtime, document.pointer("/linux/seccomp")) {
-            (Runtime::BuiltIn, Some(filter)) => Some(self.filter_program(filter).await?),
-            _ => None,
-        };
         let rootfs = Rootfs::Overlay {
             lower: plan.layers.clone(),
             upper: dir.sub("upper"),
@@ -795,7 +800,7 @@ pub(super) fn log_target(dir: &TaskDir, workload: &HostWorkload) -> LogTarget {
     }
 }
 
-fn kernel_release() -> (u32, u32) {
+pub(super) fn kernel_release() -> (u32, u32) {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = text
         .split(|c: char| !c.is_ascii_digit())

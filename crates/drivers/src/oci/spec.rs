@@ -194,7 +194,7 @@ pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<V
         linux["maskedPaths"] = json!(paths(&task.security.masked_paths, &MASKED_PATHS));
         linux["readonlyPaths"] = json!(paths(&task.security.readonly_paths, &READONLY_PATHS));
     }
-    if let Some(filter) = filter(task, around, &capabilities)? {
+    if let Some(filter) = filter(task, around.arch, around.kernel, &capabilities)? {
         linux["seccomp"] = filter;
     }
     let devices = devices(task, around)?;
@@ -366,9 +366,27 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
     Ok(set.collect())
 }
 
+/// The filter of an exec: its task's; a privileged one has none.
+///
+/// # Errors
+/// As [`task_spec`].
+pub fn exec_filter(
+    workload: &HostWorkload,
+    privileged: bool,
+    arch: &str,
+    kernel: (u32, u32),
+) -> Result<Option<Value>, SpecError> {
+    let task = &workload.spec.task;
+    if privileged {
+        return Ok(None);
+    }
+    filter(task, arch, kernel, &capabilities(task)?)
+}
+
 fn filter(
     task: &TaskSpec,
-    around: &Surroundings<'_>,
+    arch: &str,
+    kernel: (u32, u32),
     capabilities: &[String],
 ) -> Result<Option<Value>, SpecError> {
     let profile = match &task.security.seccomp {
@@ -378,8 +396,8 @@ fn filter(
         Seccomp::Custom(profile) => profile,
     };
     let target = Target {
-        arch: around.arch,
-        kernel: around.kernel,
+        arch,
+        kernel,
         capabilities,
     };
     Ok(Some(seccomp::lower(profile, &target)?))

@@ -26,7 +26,12 @@ fn workload(change: impl FnOnce(&mut Value)) -> HostWorkload {
 
 fn lower(workload: &HostWorkload) -> Result<Value, SpecError> {
     let device = |path: &str| {
-        (path == "/dev/fuse").then_some(Node { kind: 'c', major: 10, minor: 229, mode: 0o666 })
+        (path == "/dev/fuse").then_some(Node {
+            kind: 'c',
+            major: 10,
+            minor: 229,
+            mode: 0o666,
+        })
     };
     let around = Surroundings {
         cgroup: "/plimsoll/h/p/w".to_owned(),
@@ -74,7 +79,8 @@ fn a_task_with_everything() {
             {"target": "/run", "source": {"type": "tmpfs", "size_bytes": 1000, "mode": 448, "options": ["exec", "uid=5"]}},
             {"target": "/etc/hosts", "source": {"type": "host-path", "path": "/srv/hosts"}},
         ]);
-        task["devices"] = json!([{"host_path": "/dev/fuse", "path": "/dev/fuse", "permissions": "rw"}]);
+        task["devices"] =
+            json!([{"host_path": "/dev/fuse", "path": "/dev/fuse", "permissions": "rw"}]);
         task["sysctls"] = json!({"net.core.somaxconn": "100"});
         task["ulimits"] = json!([{"name": "nofile", "soft": 10, "hard": -1}]);
         task["shm_bytes"] = json!(1 << 20);
@@ -101,9 +107,7 @@ fn nothing_is_smuggled_in() {
         .unwrap_err()
         .to_string()
     };
-    let tmpfs = |option: &str| {
-        json!({"mounts": [{"target": "/x", "source": {"type": "tmpfs", "options": [option]}}]})
-    };
+    let tmpfs = |option: &str| json!({"mounts": [{"target": "/x", "source": {"type": "tmpfs", "options": [option]}}]});
     for option in ["lowerdir=/", "size=10t", "uid=x", "exec,suid", "mode=777"] {
         assert!(refuse(tmpfs(option)).contains("is not allowed"), "{option}");
     }
@@ -120,7 +124,8 @@ fn nothing_is_smuggled_in() {
 #[test]
 fn capabilities_are_added_and_dropped_as_docker_does() {
     let set = |add: Value, drop: Value| {
-        let workload = workload(|spec| spec["task"]["security"] = json!({"cap_add": add, "cap_drop": drop}));
+        let workload =
+            workload(|spec| spec["task"]["security"] = json!({"cap_add": add, "cap_drop": drop}));
         capabilities(&workload.spec.task).unwrap().len()
     };
     assert_eq!(set(json!([]), json!([])), 14);
@@ -134,8 +139,13 @@ fn capabilities_are_added_and_dropped_as_docker_does() {
 #[test]
 fn the_filter_depends_on_capabilities_and_architecture() {
     let names = |arch: &str, capabilities: &[&str]| -> Vec<String> {
-        let capabilities: Vec<String> = capabilities.iter().map(|name| (*name).to_owned()).collect();
-        let target = Target { arch, kernel: (6, 1), capabilities: &capabilities };
+        let capabilities: Vec<String> =
+            capabilities.iter().map(|name| (*name).to_owned()).collect();
+        let target = Target {
+            arch,
+            kernel: (6, 1),
+            capabilities: &capabilities,
+        };
         let filter = seccomp::lower(seccomp::DEFAULT_PROFILE, &target).unwrap();
         let rules = filter["syscalls"].as_array().unwrap().clone();
         rules
@@ -147,11 +157,30 @@ fn the_filter_depends_on_capabilities_and_architecture() {
     };
     let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
     let plain = names("x86_64", &[]);
-    for denied in ["mount", "keyctl", "add_key", "request_key", "bpf", "kexec_load", "unshare", "clone3", "userfaultfd", "io_uring_setup"] {
+    for denied in [
+        "mount",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "bpf",
+        "kexec_load",
+        "unshare",
+        "clone3",
+        "userfaultfd",
+        "io_uring_setup",
+    ] {
         assert!(!has(&plain, denied), "{denied}");
     }
-    assert!(has(&plain, "arch_prctl") && has(&plain, "openat2") && has(&plain, "clone") && has(&plain, "ptrace"));
+    assert!(
+        has(&plain, "arch_prctl")
+            && has(&plain, "openat2")
+            && has(&plain, "clone")
+            && has(&plain, "ptrace")
+    );
     let admin = names("x86_64", &["CAP_SYS_ADMIN"]);
     assert!(has(&admin, "mount") && has(&admin, "clone3") && !has(&admin, "reboot"));
-    assert!(!has(&names("aarch64", &[]), "arch_prctl") && has(&names("aarch64", &[]), "sync_file_range2"));
+    assert!(
+        !has(&names("aarch64", &[]), "arch_prctl")
+            && has(&names("aarch64", &[]), "sync_file_range2")
+    );
 }

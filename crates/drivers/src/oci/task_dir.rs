@@ -67,7 +67,7 @@ impl TaskDir {
 
     /// Makes the folders.
     pub(super) fn create(&self) -> io::Result<()> {
-        for name in ["upper", "work", "log", "etc", "volumes", "runs", "exec"] {
+        for name in ["upper", "work", "log", "etc", "runs"] {
             fs::create_dir_all(self.path.join(name))?;
         }
         Ok(())

@@ -153,7 +153,7 @@ impl Creator {
         if placement.view.is_empty() {
             return Ok(None);
         }
-        mounts::cgroup_view(&placement.view, &self.dir.join("cgroup"))
+        mounts::cgroup_view(&placement.view, &self.dir.join("rootfs"))
             .map(|view| Some(Rc::new(view)))
     }
 
@@ -281,14 +281,13 @@ impl Creator {
             .get_mut("process")
             .ok_or_else(|| failure("spec", "no process"))?;
         let confine = self.take_confinement(start, process, identity, view, failures)?;
-        let bundle = self.dir.join("bundle");
-        write_json(&bundle.join("config.json"), &document)?;
+        write_json(&self.dir.join("config.json"), &document)?;
         let runtime = self.dir.join("runtime");
         fs::create_dir_all(&runtime).map_err(|error| failure("runtime directory", error))?;
         let console = self.console(start.terminal)?;
         let builder = self.builder(start, id, &runtime, confine)?;
         let result = builder
-            .as_init(&bundle)
+            .as_init(&self.dir)
             .with_systemd(false)
             .with_detach(true)
             .build()

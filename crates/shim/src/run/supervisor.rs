@@ -59,6 +59,8 @@ pub(crate) fn run(dir: &Path, net: &Net) -> Result<(), RunError> {
     let dir = std::env::current_dir().map_err(|error| RunError::io("state directory", error))?;
     // The kernel should kill the task rather than the one who knows how it ended. Tasks set their own value.
     let _ = fs::write("/proc/self/oom_score_adj", "-900");
+    // Executed from memory, it would be named after a descriptor.
+    let _ = nix::sys::prctl::set_name(c"plimsoll-shim");
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| RunError::io("sub-reaper", error))?;
     let mut supervisor = prepare(dir, net)?;
@@ -114,9 +116,6 @@ fn prepare(dir: PathBuf, net: &Net) -> Result<Supervisor, RunError> {
         oom_before: 0,
         external: None,
     };
-    supervisor
-        .write_state(None)
-        .map_err(|error| RunError::io("state file", error))?;
     if let Some(stream) = first {
         supervisor.welcome(stream);
     }
@@ -454,7 +453,7 @@ impl Supervisor {
         }
         self.phase = Phase::Running { task };
         // Without the file the task is found by its socket; a full disk must not end it.
-        let _ = self.write_state(Some(task));
+        let _ = self.write_state(task);
         self.broadcast(&Event::Started { task });
         self.answer_start();
         Ok(())
@@ -567,14 +566,14 @@ impl Supervisor {
             .unwrap_or(0)
     }
 
-    fn write_state(&mut self, task: Option<ProcessId>) -> io::Result<()> {
+    fn write_state(&mut self, task: ProcessId) -> io::Result<()> {
         let state = ShimState {
             version: STATE_VERSION,
             boot: boot_id()?,
             shim: self.me,
-            task,
-            run: task.map(|_| self.run),
-            started_ns: task.map(|_| self.started_ns),
+            task: Some(task),
+            run: Some(self.run),
+            started_ns: Some(self.started_ns),
         };
         state::write(&self.dir, STATE_FILE, &state).map(drop)
     }

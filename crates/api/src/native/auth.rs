@@ -86,10 +86,13 @@ pub(crate) async fn authenticate(
         .hint("wait a minute")
         .into_response();
     }
-    let caller =
-        bearer(request.headers()).and_then(|token| native.control.authenticate_token(token).ok());
+    let token = bearer(request.headers());
+    let caller = token.and_then(|token| native.control.authenticate_token(token).ok());
     let Some(caller) = caller else {
-        native.limiter.failed(peer, now);
+        // Showing none is not guessing.
+        if token.is_some() {
+            native.limiter.failed(peer, now);
+        }
         let failure = Failure::new(
             ProblemKind::Unauthenticated,
             "no valid access token was shown",

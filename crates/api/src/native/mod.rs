@@ -27,3 +27,6 @@ mod watch;
 pub use auth::{Identity, PeerAddress};
 pub use document::{openapi, openapi_json};
 pub use table::{NativeConfig, router};
+
+#[cfg(test)]
+mod tests;

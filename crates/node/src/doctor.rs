@@ -16,22 +16,22 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub use facts::facts;
+pub(crate) use facts::facts;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Folder whose file system is looked at: that of the server or agent
     #[arg(long, value_name = "DIR", default_value = "/var/lib/plimsoll")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Table for people, or JSON or YAML for programs
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// Forms of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For programs.
@@ -43,7 +43,7 @@ pub enum Output {
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Ok,
     /// Something works less well, or something optional does not work.
@@ -54,31 +54,31 @@ pub enum Level {
 
 /// What was found about one thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// The thing.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// How bad it is.
-    pub level: Level,
+    pub(crate) level: Level,
     /// What was found.
-    pub found: String,
+    pub(crate) found: String,
     /// What follows from it; empty if it is as it should be.
-    pub meaning: String,
+    pub(crate) meaning: String,
     /// What to do about it, as a command where there is one; empty if nothing need be done.
-    pub mend: String,
+    pub(crate) mend: String,
 }
 
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The worst of all.
-    pub level: Level,
+    pub(crate) level: Level,
     /// One by one.
-    pub checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
 }
 
 /// Examines this machine; takes about half a second. `data` is the folder of the server or agent.
 #[must_use]
-pub fn examine(data: &Path) -> Report {
+pub(crate) fn examine(data: &Path) -> Report {
     let checks = checks::all(data);
     let level = checks.iter().map(|check| check.level).max();
     Report {
@@ -91,7 +91,7 @@ pub fn examine(data: &Path) -> Report {
 ///
 /// # Errors
 /// When the report cannot be written down.
-pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = examine(&args.data);
     output::print(&report, args.output)?;
     Ok(match report.level {

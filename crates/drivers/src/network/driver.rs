@@ -16,13 +16,13 @@ use tokio::sync::RwLock;
 
 use super::elements::{self, Element};
 use super::files::{self, Identity};
-use super::ledger::{self, Ledger, Record};
+use super::ledger::{Ledger, Record};
 use super::link::{self, Veth};
 use super::namespace::Namespace;
 use super::netlink::Socket;
 use super::reaper::Reaper;
 use super::rules::{self, Rules};
-use super::{NetworkConfig, NetworkError, Subnet, ports, subnet, watch};
+use super::{NetworkConfig, NetworkError, Subnet, host, ports, watch};
 
 /// How many workloads can be worked on at the same time: the kernel takes one change of links at a time anyway.
 const LANES: usize = 32;
@@ -35,11 +35,11 @@ pub struct BridgeNetwork {
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    config: NetworkConfig,
-    subnet: Subnet,
+    pub(super) config: NetworkConfig,
+    pub(super) subnet: Subnet,
     ledger: Mutex<Ledger>,
     /// Written by whoever replaces all rules, read by whoever changes single elements.
-    gate: Arc<RwLock<()>>,
+    pub(super) gate: Arc<RwLock<()>>,
     /// One workload is always in the same lane: its changes come one after the other.
     lanes: Vec<Arc<tokio::sync::Mutex<()>>>,
     reaper: Reaper,
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     /// some ten milliseconds.
     netfilter: Mutex<Socket>,
     /// How many rules there were after they were last applied.
-    rule_count: AtomicUsize,
+    pub(super) rule_count: AtomicUsize,
 }
 
 impl BridgeNetwork {
@@ -56,10 +56,10 @@ impl BridgeNetwork {
     /// # Errors
     /// When the state cannot be read, no subnet is free, or the kernel refuses.
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let subnet = choose_subnet(&config)?;
+        let subnet = host::choose_subnet(&config)?;
         let quarantine = Duration::from_secs(config.quarantine_seconds);
         let mut ledger = Ledger::open(&config.state_dir, subnet, quarantine)?;
-        sort_out_links(&config, subnet, &mut ledger)?;
+        host::sort_out_links(&config, subnet, &mut ledger)?;
         let netfilter =
             Socket::netfilter(0).map_err(NetworkError::netlink("open a netfilter socket"))?;
         let shared = Shared {
@@ -161,7 +161,7 @@ impl NetworkDriver for BridgeNetwork {
 }
 
 /// Hardware address that belongs to an address; 02 means "locally administered".
-fn mac_of(address: Ipv4Addr) -> [u8; 6] {
+pub(super) fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x42, a, b, c, d]
 }
@@ -171,66 +171,8 @@ fn mac_text(mac: [u8; 6]) -> String {
     parts.join(":")
 }
 
-fn choose_subnet(config: &NetworkConfig) -> Result<Subnet, NetworkError> {
-    let mut socket = open_route()?;
-    let bridge = link::find(&mut socket, &config.bridge)
-        .map_err(NetworkError::netlink("look for the bridge"))?
-        .map_or(0, |link| link.index);
-    let routes = link::routes(&mut socket).map_err(NetworkError::netlink("list routes"))?;
-    let foreign = routes
-        .iter()
-        .filter(|route| route.link == 0 || route.link != bridge);
-    let taken: Vec<Subnet> = foreign
-        .map(|route| route.destination)
-        .filter(|subnet| subnet.prefix() > 0)
-        .collect();
-    let wanted = config
-        .subnet
-        .or_else(|| ledger::kept_subnet(&config.state_dir));
-    if let Some(subnet) = wanted {
-        return match taken.iter().find(|other| other.overlaps(subnet)) {
-            Some(route) => Err(NetworkError::SubnetTaken {
-                subnet,
-                route: *route,
-            }),
-            None => Ok(subnet),
-        };
-    }
-    let subnet = subnet::choose(&taken, config.seed).ok_or(NetworkError::NoSubnet)?;
-    ledger::keep_subnet(&config.state_dir, subnet)?;
-    Ok(subnet)
-}
-
-fn open_route() -> Result<Socket, NetworkError> {
+pub(super) fn open_route() -> Result<Socket, NetworkError> {
     Socket::route().map_err(NetworkError::netlink("open a routing socket"))
-}
-
-/// Links of ours that no record names: those whose address is noted as released were to be removed when the agent
-/// died. The others may be in use (a record may have been lost): they stay, and their addresses, which are in their
-/// names, are not given out.
-fn sort_out_links(
-    config: &NetworkConfig,
-    subnet: Subnet,
-    ledger: &mut Ledger,
-) -> Result<(), NetworkError> {
-    let mut host = open_route()?;
-    let links = link::list(&mut host).map_err(NetworkError::netlink("list links"))?;
-    let mut doomed: Vec<String> = Vec::new();
-    for link in links {
-        let digits = link.name.strip_prefix(&config.link_prefix);
-        let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        let Some(address) = number.map(Ipv4Addr::from).filter(|a| subnet.contains(*a)) else {
-            continue;
-        };
-        let known = |record: &Record| record.address == Some(address);
-        if ledger.is_released(address) {
-            doomed.push(link.name);
-        } else if !ledger.records().any(known) {
-            tracing::warn!(link = link.name, "link without a record left alone");
-            ledger.reserve(address);
-        }
-    }
-    link::delete_all(&mut host, &doomed).map_err(NetworkError::netlink("remove old links"))
 }
 
 fn read_or_empty(path: &Path) -> String {
@@ -238,7 +180,7 @@ fn read_or_empty(path: &Path) -> String {
 }
 
 /// Writes a kernel setting unless it is so already; one that this kernel lacks is left out.
-fn set_sysctl(path: &str, value: &str) -> Result<(), NetworkError> {
+pub(super) fn set_sysctl(path: &str, value: &str) -> Result<(), NetworkError> {
     let path = Path::new(path);
     match fs::read_to_string(path) {
         Ok(now) if now.trim() == value => return Ok(()),
@@ -254,7 +196,7 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn netfilter(&self) -> MutexGuard<'_, Socket> {
+    pub(super) fn netfilter(&self) -> MutexGuard<'_, Socket> {
         // Answers are matched by number, so what a panic left unread does no harm.
         self.netfilter
             .lock()
@@ -270,7 +212,7 @@ impl Shared {
         }
     }
 
-    fn link_name(&self, address: Ipv4Addr) -> String {
+    pub(super) fn link_name(&self, address: Ipv4Addr) -> String {
         format!("{}{:08x}", self.config.link_prefix, u32::from(address))
     }
 
@@ -460,7 +402,7 @@ impl Shared {
         }
     }
 
-    fn apply_rules(&self) -> Result<(), NetworkError> {
+    pub(super) fn apply_rules(&self) -> Result<(), NetworkError> {
         let ledger = self.ledger();
         let elements: Vec<Element> = ledger
             .records()
@@ -511,7 +453,7 @@ impl Shared {
         })
     }
 
-    fn bridge(&self, host: &mut Socket) -> Result<Option<link::Link>, NetworkError> {
+    pub(super) fn bridge(&self, host: &mut Socket) -> Result<Option<link::Link>, NetworkError> {
         link::find(host, &self.config.bridge).map_err(NetworkError::netlink("look for the bridge"))
     }
 
@@ -550,82 +492,6 @@ impl Shared {
             self.detach(&id)?;
         }
         Ok(())
-    }
-
-    fn ensure_bridge(&self, host: &mut Socket) -> Result<link::Link, NetworkError> {
-        let name = &self.config.bridge;
-        let gateway = self.subnet.gateway();
-        let mtu = uplink_mtu(host)?;
-        match link::create_bridge(host, name, mac_of(gateway), mtu) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(NetworkError::netlink(format!("make bridge {name}"))(error));
-            }
-            _ => {}
-        }
-        let missing = || NetworkError::Netlink {
-            what: format!("make bridge {name}"),
-            source: std::io::Error::other("it is gone again"),
-        };
-        let bridge = self
-            .bridge(host)?
-            .filter(|link| link.kind == "bridge")
-            .ok_or_else(missing)?;
-        set_sysctl(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")?;
-        host.request(&mut [
-            link::up(bridge.index),
-            link::add_address(bridge.index, gateway, self.subnet),
-        ])
-        .map_err(NetworkError::netlink("give the bridge its address"))?;
-        Ok(bridge)
-    }
-
-    /// Bridge, kernel settings, rules, and the links of all records on the bridge.
-    fn reassert(&self, always: bool) -> Result<(), NetworkError> {
-        let mut host = open_route()?;
-        let bridge = self.ensure_bridge(&mut host)?;
-        if always || !self.rules_are_there()? {
-            self.apply_rules()?;
-        }
-        set_sysctl("/proc/sys/net/ipv4/ip_forward", "1")?;
-        // After the rules, which keep workloads away from the host's loopback.
-        let name = &self.config.bridge;
-        set_sysctl(
-            &format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"),
-            "1",
-        )?;
-        let links = link::list(&mut host).map_err(NetworkError::netlink("list links"))?;
-        let ours: Vec<String> = {
-            let ledger = self.ledger();
-            let addresses = ledger.records().filter_map(|record| record.address);
-            addresses.map(|address| self.link_name(address)).collect()
-        };
-        for link in links {
-            if ours.contains(&link.name) && (link.master != bridge.index || !link.up) {
-                link::connect_now(&mut host, &link.name, bridge.index)
-                    .map_err(NetworkError::netlink("put a link back on the bridge"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the rules back if something of them is gone. Blocks; not for asynchronous code.
-    pub(super) fn restore(&self) -> Result<(), NetworkError> {
-        let _all = self.gate.blocking_write();
-        if self.rules_are_there()? {
-            return Ok(());
-        }
-        tracing::warn!("someone took rules away; putting them back");
-        self.apply_rules()
-    }
-
-    fn rules_are_there(&self) -> Result<bool, NetworkError> {
-        let count = self.rule_count()?;
-        Ok(count.is_some_and(|count| count == self.rule_count.load(Ordering::Relaxed)))
-    }
-
-    fn rule_count(&self) -> Result<Option<usize>, NetworkError> {
-        elements::rule_count(&mut self.netfilter(), &self.config.table)
-            .map_err(NetworkError::netlink("look at our rules"))
     }
 }
 
@@ -674,18 +540,4 @@ fn make_pair(host: &mut Socket, veth: &Veth, namespace: &Namespace) -> Result<()
     // It leads to a namespace of an earlier attempt.
     link::delete(host, &veth.name).map_err(failed())?;
     link::create_veth(host, veth, namespace.fd()).map_err(failed())
-}
-
-/// Largest packet of the link that the default route leaves by.
-fn uplink_mtu(host: &mut Socket) -> Result<u32, NetworkError> {
-    /// Ethernet's.
-    const USUAL: u32 = 1500;
-    let routes = link::routes(host).map_err(NetworkError::netlink("list routes"))?;
-    let uplink = routes.iter().find(|route| route.destination.prefix() == 0);
-    let Some(uplink) = uplink else {
-        return Ok(USUAL);
-    };
-    let links = link::list(host).map_err(NetworkError::netlink("list links"))?;
-    let found = links.iter().find(|link| link.index == uplink.link);
-    Ok(found.map_or(USUAL, |link| link.mtu))
 }

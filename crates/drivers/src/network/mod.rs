@@ -21,6 +21,7 @@ mod driver;
 mod elements;
 mod error;
 mod files;
+mod host;
 mod ledger;
 mod link;
 mod namespace;

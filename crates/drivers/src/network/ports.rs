@@ -23,10 +23,13 @@ const PORTS_MAX: usize = 1024;
 /// Asks the host whether a port is free.
 pub(super) type Probe<'a> = &'a dyn Fn(Option<Ipv4Addr>, u16, Protocol) -> io::Result<()>;
 
+/// Who has a port at which address of the host; `None`: at all.
+type Holder = (Option<Ipv4Addr>, WorkloadId);
+
 /// Ports in use by workloads of this host.
 #[derive(Debug, Default)]
 pub(super) struct PortTable {
-    taken: BTreeMap<(Protocol, u16), Vec<(Option<Ipv4Addr>, WorkloadId)>>,
+    taken: BTreeMap<(Protocol, u16), Vec<Holder>>,
     next: u16,
 }
 
@@ -280,7 +283,7 @@ mod tests {
         );
         table.release(&id(1));
         assert_eq!(
-            reserve(&mut table, 2, &[any.clone()]).unwrap(),
+            reserve(&mut table, 2, std::slice::from_ref(&any)).unwrap(),
             [32770],
             "not at once again"
         );
@@ -289,7 +292,12 @@ mod tests {
             _ => Err(io::ErrorKind::AddrInUse.into()),
         };
         let ports = table
-            .reserve(&id(3), &[any.clone()], &|_| String::new(), &busy)
+            .reserve(
+                &id(3),
+                std::slice::from_ref(&any),
+                &|_| String::new(),
+                &busy,
+            )
             .unwrap();
         assert_eq!(ports[0].host_port, Some(60999));
         assert!(

@@ -41,18 +41,28 @@ pub(super) struct Rules<'a> {
 
 /// The whole text: our tables anew, with all elements.
 pub(super) fn text(rules: &Rules<'_>, elements: &[Element]) -> String {
+    let table = rules.table;
+    let mut out = format!(
+        "add table inet {table}\ndelete table inet {table}\nadd table bridge {table}\ndelete table bridge {table}\n"
+    );
+    out.push_str(&inet_table(rules));
+    out.push_str(&bridge_table(rules));
+    for element in elements {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "add element {}", element_text(table, element));
+    }
+    out
+}
+
+fn inet_table(rules: &Rules<'_>) -> String {
     let Rules {
         table,
         bridge,
-        links,
+        links: _,
         subnet,
     } = rules;
-    let mut out = format!(
-        r#"add table inet {table}
-delete table inet {table}
-add table bridge {table}
-delete table bridge {table}
-table inet {table} {{
+    format!(
+        r#"table inet {table} {{
   map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   map ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
   chain loopback {{
@@ -90,7 +100,14 @@ table inet {table} {{
     drop
   }}
 }}
-table bridge {table} {{
+"#
+    )
+}
+
+fn bridge_table(rules: &Rules<'_>) -> String {
+    let (table, links) = (rules.table, rules.links);
+    format!(
+        r#"table bridge {table} {{
   set sources {{ type ifname . ether_addr . ipv4_addr; }}
   map pools {{ type ifname : mark; }}
   set members {{ type mark . ifname; }}
@@ -111,12 +128,7 @@ table bridge {table} {{
   }}
 }}
 "#
-    );
-    for element in elements {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "add element {}", element_text(table, element));
-    }
-    out
+    )
 }
 
 /// Rules of the kinds the driver uses, to be tried out in a scratch namespace.

@@ -83,7 +83,6 @@ fn prepare(plan: &Plan, hosts: Option<u32>) -> Result<State> {
             let state = State {
                 hosts: hosts.unwrap_or(HOSTS_USUAL),
                 underlay: topology::choose_underlay(plan)?,
-                forwarding_before: topology::forwards() || topology::others_exist()?,
                 programs: BTreeMap::new(),
             };
             progress(&format!(

@@ -11,7 +11,7 @@ use super::{cluster, follow, output, teardown};
 
 /// A development cluster on this machine.
 #[derive(Debug, Clone, Subcommand)]
-pub enum DevCommand {
+pub(crate) enum DevCommand {
     /// Start a server and several hosts on this machine, or what is missing of them
     #[command(after_help = "\
 Examples:
@@ -27,43 +27,43 @@ Examples:
 
 /// Arguments of `dev up`.
 #[derive(Debug, Clone, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Number of hosts; without it as many as there are, else 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(HOSTS_MAX)))]
-    pub hosts: Option<u32>,
+    pub(crate) hosts: Option<u32>,
     /// Folder of the cluster; made if missing
     #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Leave it running, return when all hosts are ready
     #[arg(long, short = 'd')]
-    pub detach: bool,
+    pub(crate) detach: bool,
 }
 
 /// Arguments of `dev status`.
 #[derive(Debug, Clone, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Folder of the cluster
     #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Table for people, or JSON or YAML for programs
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// Arguments of `dev down`.
 #[derive(Debug, Clone, Args)]
-pub struct DownArgs {
+pub(crate) struct DownArgs {
     /// Folder of the cluster
     #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Keep the folder's content: the next `dev up` goes on with it
     #[arg(long)]
-    pub keep_data: bool,
+    pub(crate) keep_data: bool,
 }
 
 /// Forms of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For programs.
@@ -77,7 +77,7 @@ pub enum Output {
 ///
 /// # Errors
 /// When a step fails; the message says which, why and what to do.
-pub async fn run(command: DevCommand) -> Result<ExitCode> {
+pub(crate) async fn run(command: DevCommand) -> Result<ExitCode> {
     match command {
         DevCommand::Up(args) => up(&args).await,
         DevCommand::Status(args) => {

@@ -25,4 +25,4 @@ mod teardown;
 mod tests;
 mod topology;
 
-pub use commands::{DevCommand, run};
+pub(crate) use commands::{DevCommand, run};

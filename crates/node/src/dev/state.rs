@@ -22,8 +22,6 @@ pub(super) struct State {
     pub(super) hosts: u32,
     /// Addresses of server and hosts.
     pub(super) underlay: Subnet,
-    /// Whether the machine forwarded packets before the first cluster.
-    pub(super) forwarding_before: bool,
     /// Programs by name (`server`, `h1`, …).
     #[serde(default)]
     pub(super) programs: BTreeMap<String, Process>,

@@ -37,12 +37,6 @@ pub(super) fn down(plan: &Plan, keep_data: bool) -> Result<()> {
     unmount(&plan.folder)?;
     topology::remove(plan)?;
     cgroups::remove(plan)?;
-    if let Some(state) = &known
-        && !state.forwarding_before
-        && !topology::others_exist()?
-    {
-        topology::set_forwarding(false)?;
-    }
     if state::is_cluster(plan) && !keep_data {
         state::remove(plan)?;
         eprintln!("  removed the content of {}", plan.folder.display());

@@ -52,8 +52,6 @@ fn bring_up(plan: &Plan) -> (State, Vec<Child>) {
     let mut state = State {
         hosts: 2,
         underlay: topology::choose_underlay(plan).unwrap(),
-        // Other tests of this machine may rely on it.
-        forwarding_before: true,
         programs: BTreeMap::new(),
     };
     for _ in 0..2 {

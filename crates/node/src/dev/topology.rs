@@ -20,6 +20,8 @@ use super::plan::{Plan, host_address, server_address};
 const NAMES: &str = "/run/netns";
 /// Whether the machine forwards packets.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Exists while clusters are the reason for it.
+const FORWARDING_NOTE: &str = "/run/plimsoll-dev-forwarding";
 
 /// Path of a host's namespace.
 pub(super) fn namespace_path(plan: &Plan, index: u32) -> PathBuf {
@@ -84,17 +86,27 @@ pub(super) fn check_underlay(plan: &Plan, underlay: Subnet) -> Result<()> {
     Ok(())
 }
 
-/// Whether the machine forwards packets.
-pub(super) fn forwards() -> bool {
-    fs::read_to_string(FORWARDING).is_ok_and(|text| text.trim() == "1")
-}
-
-/// Makes the machine forward packets, or not.
-pub(super) fn set_forwarding(on: bool) -> Result<()> {
-    if forwards() == on {
+/// Makes the machine forward packets, and notes if it did not before.
+fn forward() -> Result<()> {
+    let now = fs::read_to_string(FORWARDING).with_context(|| format!("read {FORWARDING}"))?;
+    if now.trim() == "1" {
         return Ok(());
     }
-    fs::write(FORWARDING, if on { "1" } else { "0" }).with_context(|| format!("write {FORWARDING}"))
+    fs::write(FORWARDING_NOTE, "").with_context(|| format!("write {FORWARDING_NOTE}"))?;
+    fs::write(FORWARDING, "1").with_context(|| format!("write {FORWARDING}"))
+}
+
+/// After the last cluster: the machine forwards packets no more if it did not before the first one, unless an engine
+/// that needs it has come since.
+fn stop_forwarding() -> Result<()> {
+    let needed = ["plimsoll0", "docker0"].into_iter().any(link_exists);
+    if !Path::new(FORWARDING_NOTE).exists() || others_exist()? {
+        return Ok(());
+    }
+    if !needed {
+        fs::write(FORWARDING, "0").with_context(|| format!("write {FORWARDING}"))?;
+    }
+    fs::remove_file(FORWARDING_NOTE).with_context(|| format!("remove {FORWARDING_NOTE}"))
 }
 
 /// Makes the bridge and its address translation; repeating it changes nothing.
@@ -107,7 +119,7 @@ pub(super) fn make_bridge(plan: &Plan, underlay: Subnet) -> Result<()> {
     let (address, prefix) = (server_address(underlay), underlay.prefix());
     ip(&format!("addr replace {address}/{prefix} dev {name}"))?;
     ip(&format!("link set {name} up"))?;
-    set_forwarding(true)?;
+    forward()?;
     nft(&format!(
         "add table ip {name}\ndelete table ip {name}\n\
          table ip {name} {{\n\
@@ -195,11 +207,12 @@ pub(super) fn remove(plan: &Plan) -> Result<()> {
             }
         }
     }
-    nft(&format!("add table ip {own}\ndelete table ip {own}\n"))
+    nft(&format!("add table ip {own}\ndelete table ip {own}\n"))?;
+    stop_forwarding()
 }
 
 /// Whether links of any cluster are left on this machine.
-pub(super) fn others_exist() -> Result<bool> {
+fn others_exist() -> Result<bool> {
     let is_bridge = |name: &str| {
         let digits = name.strip_prefix("plim");
         digits.is_some_and(|d| d.len() == 6 && d.bytes().all(|b| b.is_ascii_hexdigit()))

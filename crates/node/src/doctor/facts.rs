@@ -11,7 +11,7 @@ use super::probes;
 /// Facts of this machine. `address` is where others reach it; `runtimes` are OCI runtimes that may be named, with
 /// their programs: those that are there are told.
 #[must_use]
-pub fn facts(address: &str, runtimes: &[(&str, &Path)]) -> HostFacts {
+pub(crate) fn facts(address: &str, runtimes: &[(&str, &Path)]) -> HostFacts {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let present = runtimes.iter().filter(|(_, program)| program.is_file());
     HostFacts {

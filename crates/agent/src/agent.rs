@@ -119,7 +119,7 @@ impl Agent {
             board: board.clone(),
             outboxes: outboxes.clone(),
             generation,
-            context: JobContext::new(drivers.clone(), relay, events.clone()),
+            context: JobContext::new(drivers.clone(), relay, events.clone(), board.clone()),
             ledger,
             recovered,
         });

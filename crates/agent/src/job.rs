@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use wire::link::ImageProgress;
 
+use crate::board::Board;
 use crate::core::Event;
 use crate::driver::{
     BlobSource, DriverError, Drivers, LayerLease, NetworkAttachment, ObservedTask, Prepared,
@@ -26,6 +27,9 @@ const PARALLEL_FETCHES: usize = 4;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Progress lines a store may be ahead of us; more is dropped or waited for by the store.
 const PROGRESS_QUEUE: usize = 16;
+/// Longest a removal waits for those who read the task's last output: what is written is read in milliseconds, and a
+/// client that does not read must not hold a host's resources.
+const READ_OUT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What all jobs share.
 #[derive(Clone)]
@@ -33,6 +37,7 @@ pub(crate) struct JobContext {
     pub(crate) drivers: Drivers,
     pub(crate) relay: Arc<dyn BlobSource>,
     pub(crate) events: mpsc::Sender<Event>,
+    board: Arc<Board>,
     steps: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
 }
@@ -42,11 +47,13 @@ impl JobContext {
         drivers: Drivers,
         relay: Arc<dyn BlobSource>,
         events: mpsc::Sender<Event>,
+        board: Arc<Board>,
     ) -> Self {
         Self {
             drivers,
             relay,
             events,
+            board,
             steps: Arc::new(Semaphore::new(PARALLEL_STEPS)),
             fetches: Arc::new(Semaphore::new(PARALLEL_FETCHES)),
         }
@@ -240,8 +247,12 @@ impl Running<'_> {
             self.prepared = Some(prepared.clone());
             return Ok(Outcome::Prepared(prepared));
         }
-        let _permit = self.context.steps.acquire().await;
         let id: &WorkloadId = &self.job.want.id;
+        if let Step::Remove = step {
+            // `docker run --rm` removes a task the moment it ends; its last output is still on its way.
+            self.context.board.read_out(id, READ_OUT_LIMIT).await;
+        }
+        let _permit = self.context.steps.acquire().await;
         let runtime = &self.context.drivers.runtime;
         let network = &self.context.drivers.network;
         match step {

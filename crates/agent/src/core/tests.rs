@@ -107,7 +107,12 @@ impl Bench {
             board: board.clone(),
             outboxes: vec![outbox.clone()],
             generation,
-            context: JobContext::new(self.fake.drivers(), Arc::new(NoBlobs), events.clone()),
+            context: JobContext::new(
+                self.fake.drivers(),
+                Arc::new(NoBlobs),
+                events.clone(),
+                Arc::default(),
+            ),
             ledger,
             recovered,
         });

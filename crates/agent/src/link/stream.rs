@@ -34,6 +34,11 @@ pub(super) fn open(
     let url = format!("https://{}/link/v1/streams/{id}", link.server);
     let context = link.streams.clone();
     let slot = link.slots.clone().try_acquire_owned();
+    // Said before anything else that the server sends is looked at: a removal waits for it.
+    let mut reading = None;
+    if let StreamRequest::Follow(follow) = &request {
+        reading = Some(context.board.reading(&follow.id));
+    }
     link.metrics.streams.add(1);
     let shutdown = link.shutdown.clone();
     tokio::spawn(async move {
@@ -62,6 +67,7 @@ pub(super) fn open(
                     Ok(_slot) => streams::serve(&context, request, frames, out).await,
                     Err(_) => streams::refuse_busy(out).await,
                 }
+                drop(reading);
             };
             // What is served decides when it ends; the input may end earlier. The server's side is kept open until
             // the server closes it: dropping it would reset the stream and with it the last frames on their way.

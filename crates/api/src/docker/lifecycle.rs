@@ -239,12 +239,8 @@ pub(super) fn wait(call: &Call) -> Result<Response> {
             .workload_wait_begin(&call.caller, &call.pool, &workload.id, condition)?;
     let line = async move {
         let value = match outcome.await {
-            Ok(outcome) => match outcome.error {
-                None => json!({ "StatusCode": outcome.exit_code }),
-                Some(error) => {
-                    json!({ "StatusCode": outcome.exit_code, "Error": { "Message": error } })
-                }
-            },
+            // A start that failed says so itself; here Docker gives the code only.
+            Ok(outcome) => json!({ "StatusCode": outcome.exit_code }),
             Err(error) => json!({ "StatusCode": -1, "Error": { "Message": error.message } }),
         };
         let mut bytes = value.to_string().into_bytes();

@@ -179,6 +179,23 @@ impl FakeHost {
         self.with(|s| s.failures.entry(op).or_default().push_back(error));
     }
 
+    /// Scripted failures that did not happen yet will not.
+    pub fn no_failures(&self) {
+        self.with(|s| s.failures.clear());
+    }
+
+    /// Workloads with a task here.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<WorkloadId> {
+        self.look(|s| s.tasks.keys().cloned().collect())
+    }
+
+    /// Workloads with a network here.
+    #[must_use]
+    pub fn networks(&self) -> Vec<WorkloadId> {
+        self.look(|s| s.attached.keys().cloned().collect())
+    }
+
     /// The next operation of this kind never comes back, and has no effect.
     pub fn hang_next(&self, op: Op) {
         self.with(|s| s.hangs.insert(op));

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use axum::Extension;
 use control::{Control, ControlConfig};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -101,12 +103,16 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, control: Control) -> Re
         .peer_certificates()
         .and_then(|c| c.first())
         .map(|c| c.to_vec());
-    let mut router = api::link::router(control);
-    if let Some(der) = certificate {
-        router = router.layer(Extension(api::link::PeerCertificate(der.into())));
-    }
+    let peer = certificate.map(|der| api::link::PeerCertificate(der.into()));
+    let router = TowerToHyperService::new(api::link::router(control));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        router.call(request)
+    });
     Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(|e| anyhow::anyhow!("connection: {e}"))
 }

@@ -254,6 +254,7 @@ impl RealRegistry {
                 std::time::Instant::now() < deadline,
                 "the registry did not start"
             );
+            // tidy: sleep: pause of a poll loop with a deadline
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         registry

@@ -83,8 +83,17 @@ impl Cluster {
     /// # Errors
     /// When it does not get ready.
     pub fn up(&self, hosts: u32) -> Result<()> {
+        self.up_with(hosts, &[])
+    }
+
+    /// The same, with environment variables for the programs that are started.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn up_with(&self, hosts: u32, environment: &[(&str, &str)]) -> Result<()> {
         let hosts = hosts.to_string();
         let mut command = Command::new(&self.program);
+        command.envs(environment.iter().copied());
         command
             .args(["dev", "up", "--hosts", &hosts, "--detach", "--data"])
             .arg(&self.data);

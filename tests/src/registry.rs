@@ -26,7 +26,8 @@ pub struct Registry {
     folder: TempDir,
     /// `address:port` as hosts reach it.
     pub address: String,
-    security: Security,
+    /// How it is reached.
+    pub security: Security,
 }
 
 /// The only user of a registry with a password.
@@ -140,6 +141,8 @@ fn certificate(folder: &Path, address: &str) -> Result<()> {
     ]);
     openssl.args(["-nodes", "-days", "2", "-subj", "/CN=registry", "-addext"]);
     openssl.arg(format!("subjectAltName=IP:{address}"));
+    // Not an authority: it certifies itself only.
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
     openssl
         .arg("-keyout")
         .arg(folder.join("key.pem"))

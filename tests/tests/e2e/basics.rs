@@ -234,7 +234,7 @@ fn top_stats_and_update() {
         ])
         .ok();
     assert!(
-        stats.starts_with("s ") && stats.contains("64MiB") && stats.ends_with(" 1"),
+        stats.starts_with("ss ") && stats.contains("64MiB") && stats.ends_with(" 1"),
         "{stats}"
     );
     pool.docker(&["update", "-m", "96m", "--memory-swap", "96m", "ss"])

@@ -1,6 +1,6 @@
 //! Images: load, save, tag, remove, pull from a registry.
 
-use e2e::{Cluster, PASSWORD, Pool, Registry, Security, USER, archive};
+use e2e::{Cluster, PASSWORD, Registry, Role, Security, USER, archive};
 
 #[test]
 fn load_save_and_load_again_is_the_same_image() {
@@ -60,59 +60,69 @@ fn images_that_share_layers_run() {
     assert!(version.stderr.contains("nginx/1."), "{version:?}");
 }
 
+#[test]
+fn pull_from_registries_of_every_kind() {
+    let cluster = Cluster::start(1).unwrap();
+    let address = cluster.underlay_address();
+    let registries = [Security::Plain, Security::Tls, Security::TlsAndPassword]
+        .map(|security| Registry::start(&address, security).unwrap());
+    let [plain, tls, password] = &registries;
+    // Agents learn at their start which registries they may trust.
+    cluster.kill(Role::Agent);
+    let authorities = [tls, password].map(|registry| registry.certificate().display().to_string());
+    cluster
+        .up_with(
+            1,
+            &[
+                ("PLIMSOLL_REGISTRY_CA", &authorities.join(",")),
+                ("PLIMSOLL_INSECURE_REGISTRY", &plain.address),
+            ],
+        )
+        .unwrap();
+    for registry in &registries {
+        pulls(&cluster, registry);
+    }
+}
+
 /// Pulls what was pushed and runs it.
-fn pulls(security: Security, log_in: bool) {
-    let pool = Cluster::shared().empty_pool("pull");
-    let registry = registry(security);
+fn pulls(cluster: &Cluster, registry: &Registry) {
+    let pool = cluster.empty_pool("pull");
     registry.push(&archive("busybox"), "team/tools:1").unwrap();
     let image = format!("{}/team/tools:1", registry.address);
-    if log_in {
+    if registry.security == Security::TlsAndPassword {
         let refused = pool.docker(&["pull", &image]).fails();
+        let says_why = ["auth", "denied", "credentials", "password"];
         assert!(
-            refused.contains("auth")
-                || refused.contains("denied")
-                || refused.contains("credentials"),
+            says_why.iter().any(|word| refused.contains(word)),
             "{refused}"
         );
-        log_in_to(&pool, &registry);
+        // Written where the docker client keeps them; `docker login` itself would call the server.
+        pool.credentials(&registry.address, USER, PASSWORD);
     }
     pool.docker(&["pull", "-q", &image]).ok();
-    assert_eq!(
-        pool.docker(&["run", "--rm", "--pull", "never", &image, "echo", "pulled"])
-            .ok(),
-        "pulled"
-    );
+    let run = ["run", "--rm", "--pull", "never", &image, "echo", "pulled"];
+    assert_eq!(pool.docker(&run).ok(), "pulled");
     let digests = pool.inspect(&image, "{{json .RepoDigests}}");
     assert!(digests.contains("team/tools@sha256:"), "{digests}");
-    let missing = pool
-        .docker(&["pull", &format!("{}/team/none:1", registry.address)])
-        .fails();
+    let missing = format!("{}/team/none:1", registry.address);
+    let missing = pool.docker(&["pull", &missing]).fails();
     assert!(
         missing.contains("not found") || missing.contains("unknown"),
         "{missing}"
     );
 }
 
-/// Writes the credentials where the docker client keeps them; `docker login` itself would call the server.
-fn log_in_to(pool: &Pool, registry: &Registry) {
-    pool.credentials(&registry.address, USER, PASSWORD);
-}
-
-fn registry(security: Security) -> Registry {
-    Registry::start(&Cluster::shared().underlay_address(), security).unwrap()
-}
-
 #[test]
-fn pull_over_http() {
-    pulls(Security::Plain, false);
-}
-
-#[test]
-fn pull_over_tls() {
-    pulls(Security::Tls, false);
-}
-
-#[test]
-fn pull_with_a_password() {
-    pulls(Security::TlsAndPassword, true);
+fn a_registry_without_a_known_certificate_is_refused() {
+    let cluster = Cluster::shared();
+    let pool = cluster.empty_pool("untrusted");
+    for security in [Security::Plain, Security::Tls] {
+        let registry = Registry::start(&cluster.underlay_address(), security).unwrap();
+        registry.push(&archive("busybox"), "team/tools:1").unwrap();
+        let refused = pool
+            .docker(&["pull", &format!("{}/team/tools:1", registry.address)])
+            .fails();
+        assert!(refused.contains("TLS"), "{security:?}: {refused}");
+    }
+    assert_eq!(pool.docker(&["images", "-q"]).ok(), "");
 }

@@ -696,3 +696,44 @@ async fn a_running_task_is_measured_listed_and_limited() {
     ended(&mut events, &id).await;
     host.runtime.remove(&id).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_volume_takes_over_what_the_image_has_there() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    let host = Host::new();
+    let data = host.dir.path().join("layer/data");
+    std::fs::create_dir(data.join("sub")).unwrap();
+    std::fs::write(data.join("sub/file"), "content").unwrap();
+    symlink("/etc/passwd", data.join("link")).unwrap();
+    chown(&data, Some(33), Some(34)).unwrap();
+    chown(data.join("sub/file"), Some(33), Some(34)).unwrap();
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o750)).unwrap();
+    let mounts = json!([{"target": "/data", "source": {"type": "volume", "name": "store"}},
+        {"target": "/data2", "source": {"type": "volume", "name": ""}}]);
+    let script = "cat /data/sub/file; readlink /data/link; rm -r /data/sub; echo new >/data/own; touch /data2/x; ls -nd /data";
+    let (code, output) = host
+        .run_plain(&["sh", "-c", script], |w| {
+            w["spec"]["task"]["mounts"] = mounts.clone()
+        })
+        .await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.starts_with("content/etc/passwd\ndrwxr-x---"),
+        "{output}"
+    );
+    let kept = host.dir.path().join("data/volumes/0123456789abcdef/store");
+    assert_eq!(
+        (
+            kept.metadata().unwrap().uid(),
+            kept.metadata().unwrap().gid()
+        ),
+        (33, 34)
+    );
+    // Not again: the volume is not empty any more.
+    let (_, output) = host
+        .run_plain(&["sh", "-c", "ls /data"], |w| {
+            w["spec"]["task"]["mounts"] = mounts.clone()
+        })
+        .await;
+    assert_eq!(output, "link\nown\n");
+}

@@ -139,6 +139,9 @@ pub enum What {
         rootfs: Rootfs,
         /// OCI runtime spec in JSON.
         spec: PathBuf,
+        /// Volumes that take over what the image has at their mount point if they are empty.
+        #[serde(default)]
+        volumes: Vec<Volume>,
     },
     /// Join a running task.
     Exec {
@@ -151,6 +154,16 @@ pub enum What {
         /// OCI process description in JSON.
         process: PathBuf,
     },
+}
+
+/// A folder of the host mounted into a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// The folder.
+    pub source: PathBuf,
+    /// Where it is mounted, inside the task's root.
+    pub target: PathBuf,
 }
 
 /// How the root file system comes about.

@@ -14,7 +14,8 @@ use agent::driver::{DriverError, ErrorClass, ObservedTask, Prepared, TaskEvent, 
 use model::workload::{MountSource, NetworkMode, Phase as TaskPhase};
 use model::{HostWorkload, PoolId, TaskStatus, Timestamp, WorkloadId};
 use shim::message::{
-    Failure, FailureKind, LogTarget, Phase, Request, Rootfs, Runtime, Start, What, WindowSize,
+    Failure, FailureKind, LogTarget, Phase, Request, Rootfs, Runtime, Start, Volume, What,
+    WindowSize,
 };
 use shim::process::ProcessId;
 use shim::state::{STATE_FILE, ShimState};
@@ -654,6 +655,7 @@ impl Inner {
                 id: workload.id.as_str().to_owned(),
                 rootfs,
                 spec: path,
+                volumes: seeded_volumes(workload, &around),
             },
             user: spec.user.clone(),
             groups: spec.groups.clone(),
@@ -828,6 +830,24 @@ fn write_etc(etc: &Path, workload: &HostWorkload, plan: &TaskPlan) -> io::Result
     fs::write(etc.join("hosts"), hosts)?;
     fs::write(etc.join("hostname"), format!("{hostname}\n"))?;
     fs::write(etc.join("resolv.conf"), resolv)
+}
+
+fn seeded_volumes(workload: &HostWorkload, around: &Surroundings<'_>) -> Vec<Volume> {
+    let mounts = workload.spec.task.mounts.iter();
+    mounts
+        .filter_map(|mount| match &mount.source {
+            MountSource::Volume {
+                name,
+                no_copy: false,
+            } => Some(Volume {
+                source: spec::volume_dir(name, &mount.target, around),
+                target: PathBuf::from(&mount.target),
+            }),
+            MountSource::Volume { .. }
+            | MountSource::HostPath { .. }
+            | MountSource::Tmpfs { .. } => None,
+        })
+        .collect()
 }
 
 fn make_sources(workload: &HostWorkload, around: &Surroundings<'_>) -> io::Result<()> {

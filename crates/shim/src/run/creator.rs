@@ -22,7 +22,7 @@ use shim::message::{Failure, FailureKind, Placement, Runtime, Start, What, Windo
 
 use super::confine::{CapabilitySets, Confine, capability_bit};
 use super::identity::{self, Identity};
-use super::{external, mounts, paths};
+use super::{external, mounts, paths, seed};
 
 /// Orders and reports are smaller than this (the longest part is a list of layers).
 const MAX_ORDER: usize = 128 * 1024;
@@ -164,7 +164,15 @@ impl Creator {
             None => None,
         };
         match (&start.what, &start.runtime) {
-            (What::Task { id, rootfs, spec }, runtime) => {
+            (
+                What::Task {
+                    id,
+                    rootfs,
+                    spec,
+                    volumes,
+                },
+                runtime,
+            ) => {
                 let root = self.dir.join("rootfs");
                 fs::create_dir_all(&root).map_err(|error| failure("root directory", error))?;
                 mounts::mount_root(rootfs, &root)
@@ -176,6 +184,11 @@ impl Creator {
                 if let Some(cwd) = document.pointer("/process/cwd").and_then(Value::as_str) {
                     paths::make_dir_in(&root_fd, Path::new(cwd))
                         .map_err(|error| failure(&format!("working directory {cwd}"), error))?;
+                }
+                for volume in volumes {
+                    seed::seed(&root_fd, volume).map_err(|error| {
+                        failure(&format!("volume at {}", volume.target.display()), error)
+                    })?;
                 }
                 drop(root_fd);
                 self.complete_spec(&mut document, &root);

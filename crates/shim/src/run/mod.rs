@@ -13,6 +13,7 @@ mod mounts;
 mod namespaces;
 mod paths;
 mod seccomp;
+mod seed;
 mod streams;
 mod supervisor;
 

@@ -266,6 +266,7 @@ impl Shim {
                 id: "task".to_owned(),
                 rootfs: root.rootfs(),
                 spec: path,
+                volumes: Vec::new(),
             },
             user: String::new(),
             groups: Vec::new(),

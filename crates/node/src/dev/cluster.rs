@@ -81,7 +81,11 @@ fn prepare(plan: &Plan, hosts: Option<u32>) -> Result<State> {
         Some(state) => state,
         None => {
             let state = State {
-                hosts: hosts.unwrap_or(HOSTS_USUAL),
+                // After the loss of the state file the namespaces tell how many there were.
+                hosts: hosts.unwrap_or(match topology::namespaces(plan).len() {
+                    0 => HOSTS_USUAL,
+                    count => u32::try_from(count).unwrap_or(HOSTS_USUAL),
+                }),
                 underlay: topology::choose_underlay(plan)?,
                 programs: BTreeMap::new(),
             };

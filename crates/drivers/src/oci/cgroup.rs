@@ -495,12 +495,18 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Allows the devices that every task may use, and those handed in. On v2 this needs a BPF program.
+    /// Allows the devices that every task may use, and those handed in; everything with `all`.
     ///
     /// # Errors
     /// When the kernel refuses a rule.
     pub fn allow_devices(&self, mapped: &[DeviceMapping], all: bool) -> Result<(), CgroupError> {
-        let Some(dir) = self.dir("devices").filter(|_| !self.is_v2()) else {
+        if self.is_v2() {
+            let Some(dir) = self.dir("").filter(|_| !all) else {
+                return Ok(());
+            };
+            return super::bpf::attach(&dir, &super::devices::rules(mapped)).map_err(at(&dir));
+        }
+        let Some(dir) = self.dir("devices") else {
             return Ok(());
         };
         if all {

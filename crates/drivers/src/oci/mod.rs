@@ -4,6 +4,7 @@
 //! Start with [`OciRuntime`]. Always holds: a task belongs to its shim, not to the agent; whatever is
 //! unreadable on disk is set aside, never taken for "gone"; no file of a task is followed out of its root.
 
+mod bpf;
 pub mod cgroup;
 mod client;
 pub mod devices;

@@ -61,6 +61,26 @@ pub fn send(socket: &Path, bytes: &[u8]) -> Result<Response> {
     exchange(socket, bytes, true)
 }
 
+/// Sends the head of a request alone and, when no answer came for a moment, the body; gives the answer.
+///
+/// # Errors
+/// When the socket fails, or the answer came before the body.
+pub fn send_late_body(socket: &Path, head: &[u8], body: &[u8]) -> Result<Response> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.write_all(head)?;
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut answer = vec![0; 1];
+    if let Ok(count) = stream.read(&mut answer) {
+        bail!("an answer of at least {count} bytes before the body");
+    }
+    answer.clear();
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(body)?;
+    stream.read_to_end(&mut answer)?;
+    parse(&answer)
+}
+
 /// With `end`, the client's side is closed after the bytes: a whole request must not do that, it means "gone away".
 fn exchange(socket: &Path, bytes: &[u8], end: bool) -> Result<Response> {
     let mut stream =

@@ -13,7 +13,7 @@ mod run;
 mod wait;
 
 pub use cluster::{Cluster, Pool, Role, archive, processes_with};
-pub use http::{Response, request, send};
+pub use http::{Response, request, send, send_late_body};
 pub use registry::{PASSWORD, Registry, Security, USER};
 pub use run::{Run, Started};
 pub use wait::eventually;

@@ -1,6 +1,6 @@
 //! What a hostile or broken client sends: a clear refusal, no panic, nothing left behind.
 
-use e2e::{Cluster, Pool, send};
+use e2e::{Cluster, Pool, send, send_late_body};
 use serde_json::json;
 
 /// Creates with this body; the answer must be one of `statuses` with a message, and nothing must be left.
@@ -205,6 +205,19 @@ fn broken_http() {
         "OK",
         "the server does not answer any more"
     );
+}
+
+#[test]
+fn a_refusal_does_not_break_a_client_that_still_writes() {
+    let pool = Cluster::shared().empty_pool("late");
+    let body = b"{\"Image\":\"busybox\"}";
+    let head = format!(
+        "POST /v1.41/containers/create?name=- HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = send_late_body(pool.socket(), head.as_bytes(), body).unwrap();
+    assert_eq!(answer.status, 400, "{}", answer.text());
 }
 
 #[test]

@@ -37,7 +37,11 @@ fn serve(control: Control, fixed: Option<Identity>) -> Router {
 
 async fn answer(control: Control, fixed: Option<Identity>, request: Request<Body>) -> Response {
     let head = request.method() == Method::HEAD;
-    let mut response = match dispatch(control, fixed, request).await {
+    let answered = match with_small_body(request).await {
+        Ok(request) => dispatch(control, fixed, request).await,
+        Err(failure) => Err(failure),
+    };
+    let mut response = match answered {
         Ok(response) => response,
         Err(failure) => failure.into_response(),
     };
@@ -51,6 +55,26 @@ async fn answer(control: Control, fixed: Option<Identity>, request: Request<Body
     headers.insert("ostype", HeaderValue::from_static("linux"));
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
     response
+}
+
+/// Bodies of at most this length are read before anything is decided: far more than any create request, little enough
+/// to hold. Answering earlier would close the connection under a client that is still writing, which then reports a
+/// broken pipe instead of the answer.
+const SMALL_BODY_BYTES: usize = 256 << 10;
+
+async fn with_small_body(request: Request<Body>) -> Result<Request<Body>> {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if !length.is_some_and(|length| (1..=SMALL_BODY_BYTES).contains(&length)) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    match axum::body::to_bytes(body, SMALL_BODY_BYTES).await {
+        Ok(bytes) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Err(_) => Err(Failure::invalid(
+            "the request body ended early or could not be read",
+        )),
+    }
 }
 
 /// The newest API version as a header.

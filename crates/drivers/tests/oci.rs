@@ -187,6 +187,7 @@ async fn a_task_that_ends_without_agent_is_known_afterwards() {
     let begin = std::time::Instant::now();
     while !exit.exists() {
         assert!(begin.elapsed() < PATIENCE);
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let seen = host.runtime.observe().await.unwrap();
@@ -243,6 +244,7 @@ async fn wait_final(host: &Host, id: &model::WorkloadId) -> i32 {
             return task.status.exit_code;
         }
         assert!(begin.elapsed() < PATIENCE, "{seen:?}");
+        // tidy: sleep: pause between two looks
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
@@ -333,6 +335,7 @@ async fn a_paused_task_stands_still_and_can_be_killed() {
         Phase::Paused
     );
     let before = host.logs(&id).await.len();
+    // tidy: sleep: what a paused task does not do takes time to see
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     let between = host.logs(&id).await.len();
     assert!(between <= before + 2, "{before} {between}");

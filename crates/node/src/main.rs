@@ -132,7 +132,9 @@ mod tests {
     fn every_command_is_there_and_well_formed() {
         let command = super::command();
         command.clone().debug_assert();
-        for name in ["server", "agent", "dev", "doctor", "openapi", "run", "ps", "pool"] {
+        for name in [
+            "server", "agent", "dev", "doctor", "openapi", "run", "ps", "pool",
+        ] {
             assert!(command.find_subcommand(name).is_some(), "{name}");
         }
     }

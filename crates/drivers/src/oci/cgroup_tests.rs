@@ -1,3 +1,5 @@
+//! Mount tables and cgroup files of all kinds are understood.
+
 use super::*;
 
 const V1: &str = "31 24 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n\

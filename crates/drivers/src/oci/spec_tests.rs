@@ -1,3 +1,5 @@
+//! What a workload asks for becomes the OCI document it should.
+
 use std::path::Path;
 
 use model::HostWorkload;

@@ -163,6 +163,7 @@ impl Drop for Host {
         let begin = std::time::Instant::now();
         let mut left = leftovers(&path, &self.name);
         while !left.is_empty() && begin.elapsed() < PATIENCE {
+            // tidy: sleep: pause between two looks
             std::thread::sleep(Duration::from_millis(5));
             left = leftovers(&path, &self.name);
         }

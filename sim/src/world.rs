@@ -52,7 +52,7 @@ impl SimHost {
         let agent = Agent::new(config, self.fake.drivers());
         self.agent = Some(tokio::spawn(async move {
             if let Err(error) = agent.run(CancellationToken::new()).await {
-                eprintln!("an agent ended: {error:#}");
+                eprintln!("an agent ended: {error:?}");
             }
         }));
     }

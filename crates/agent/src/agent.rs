@@ -99,7 +99,7 @@ impl Agent {
             .map(Arc::new)
             .ok_or_else(|| AgentError::NotJoined(config.data_dir.clone()))?;
         let ledger_folder = config.data_dir.join("ledger");
-        let (ledger, recovered) = Ledger::open(&ledger_folder, config.sync)?;
+        let (ledger, recovered) = Ledger::open_when_free(&ledger_folder, config.sync).await?;
         for path in &recovered.quarantined {
             warn!(path = %path.display(), "ledger was not readable and was put aside");
         }

@@ -14,7 +14,9 @@ mod file;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::{HostDesired, WorkloadId};
 use plan::steps::Memory;
@@ -38,6 +40,9 @@ pub enum LedgerError {
         #[source]
         source: std::io::Error,
     },
+    /// Another agent has it open.
+    #[error("the ledger in {} is in use by another agent", .0.display())]
+    InUse(PathBuf),
     /// A record cannot be JSON.
     #[error("ledger record cannot be written as JSON")]
     Json(#[source] serde_json::Error),
@@ -88,6 +93,8 @@ pub struct Ledger {
     state: State,
     /// A write failed: what the files hold is not what `state` says.
     broken: bool,
+    /// Locked as long as this lives.
+    _lock: File,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +104,26 @@ struct State {
 }
 
 impl Ledger {
+    /// Opens the ledger as soon as no other agent has it open, but does not wait long: an agent that is being replaced
+    /// may still be ending.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn open_when_free(
+        folder: &Path,
+        sync: bool,
+    ) -> Result<(Self, Recovered), LedgerError> {
+        let deadline = tokio::time::Instant::now() + FREE_LIMIT;
+        loop {
+            match Self::open(folder, sync) {
+                Err(LedgerError::InUse(_)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(FREE_LOOK).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Opens or makes the ledger in a folder. `sync` says whether documents are synced to disk (simulations do not).
     ///
     /// # Errors
@@ -107,6 +134,7 @@ impl Ledger {
             path: folder.to_owned(),
             source,
         })?;
+        let lock = lock(folder)?;
         let mut quarantined = Vec::new();
         let mut document = HostDesired::default();
         let desired = LogFile::open(
@@ -150,6 +178,7 @@ impl Ledger {
                 memories: memories.clone(),
             },
             broken: false,
+            _lock: lock,
         };
         let recovered = Recovered {
             desired: document,
@@ -210,6 +239,31 @@ impl Ledger {
             self.memory.rewrite(&records)?;
         }
         Ok(())
+    }
+}
+
+/// Longest wait for another agent to end: it needs one disk write.
+const FREE_LIMIT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const FREE_LOOK: Duration = Duration::from_millis(10);
+
+/// Makes sure that only one agent works with a folder.
+fn lock(folder: &Path) -> Result<File, LedgerError> {
+    let path = folder.join("lock");
+    let io = |what| {
+        let path = path.clone();
+        move |source| LedgerError::Io { what, path, source }
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io("open"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse(folder.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io("lock")(source)),
     }
 }
 

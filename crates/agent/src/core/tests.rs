@@ -84,18 +84,19 @@ struct Running {
 }
 
 impl Bench {
-    fn new() -> Self {
+    async fn new() -> Self {
         let mut bench = Self {
             folder: tempfile::tempdir().unwrap(),
             fake: FakeHost::new(Clock::tokio(START)),
             running: None,
         };
-        bench.start();
+        bench.start().await;
         bench
     }
 
-    fn start(&mut self) {
-        let (ledger, recovered) = Ledger::open(self.folder.path(), false).unwrap();
+    async fn start(&mut self) {
+        let opened = Ledger::open_when_free(self.folder.path(), false).await;
+        let (ledger, recovered) = opened.unwrap();
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let (generation, seen) = watch::channel(0);
         let outbox = Arc::new(Outbox::default());
@@ -209,7 +210,7 @@ fn life() -> Vec<(DesiredUpdate, Until, bool)> {
 
 /// Lives that life with one interruption; gives operations, attempts that began, and whether it was interrupted.
 async fn live(halt: Option<Halt>) -> (usize, Vec<(u64, u32)>, bool) {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().await;
     if let Some(halt) = halt {
         bench.fake.halt_at(halt);
     }
@@ -234,7 +235,7 @@ async fn live(halt: Option<Halt>) -> (usize, Vec<(u64, u32)>, bool) {
             interrupted = true;
             bench.kill().await;
             bench.fake.go_on();
-            bench.start();
+            bench.start().await;
             bench.send(update.clone()).await;
         }
         if matches!(until, Until::Gone) {
@@ -267,7 +268,7 @@ async fn killed_at_any_step_it_ends_in_the_same_state() {
 
 #[tokio::test(start_paused = true)]
 async fn what_runs_is_left_alone_when_the_agent_comes_back_without_a_ledger() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().await;
     bench
         .send(whole(
             1,
@@ -280,7 +281,7 @@ async fn what_runs_is_left_alone_when_the_agent_comes_back_without_a_ledger() {
         std::fs::write(entry.unwrap().path(), b"garbage").unwrap();
     }
     let before = bench.fake.operations();
-    bench.start();
+    bench.start().await;
     bench.phase(1, Phase::Running).await;
     assert_eq!(*bench.agent().generation.borrow(), 0);
     bench
@@ -309,11 +310,11 @@ async fn what_runs_is_left_alone_when_the_agent_comes_back_without_a_ledger() {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_are_reported_and_never_touched() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     bench.fake.add_stranger(id(9));
     let mut bench = bench;
     bench.kill().await;
-    bench.start();
+    bench.start().await;
     let mut update = whole(1, vec![]);
     bench.fake.add_image(image("b"));
     update.drop_images.insert(image("b"));
@@ -340,7 +341,7 @@ async fn strangers_are_reported_and_never_touched() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_reboot_only_the_restart_policy_starts_tasks() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().await;
     let mut always = workload(1, "server", DesiredState::Running, 1);
     always.spec.restart = RestartPolicy::UnlessStopped;
     let once = workload(2, "server", DesiredState::Running, 1);
@@ -356,7 +357,7 @@ async fn after_a_reboot_only_the_restart_policy_starts_tasks() {
         .unwrap();
     bench.kill().await;
     bench.fake.reboot();
-    bench.start();
+    bench.start().await;
     let status = bench.phase(1, Phase::Running).await;
     assert_eq!(status.restart_count, 1);
     assert!(!status.network.ip.is_empty());
@@ -365,7 +366,7 @@ async fn after_a_reboot_only_the_restart_policy_starts_tasks() {
 
 #[tokio::test(start_paused = true)]
 async fn many_workloads_start_and_go() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let all = |desired| {
         (1..=100)
             .map(|n| workload(n, "server", desired, 1))
@@ -384,7 +385,7 @@ async fn many_workloads_start_and_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_taken_port_fails_at_once_and_a_hiccup_does_not() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let taken = DriverError::new(ErrorClass::Conflict, "port 80 is taken");
     bench.fake.fail_next(Op::Attach, taken);
     bench
@@ -410,7 +411,7 @@ async fn a_taken_port_fails_at_once_and_a_hiccup_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_gives_up_on_an_image_that_does_not_come() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     bench.fake.hang_next(Op::Ensure);
     bench
         .send(whole(
@@ -439,7 +440,7 @@ async fn a_stop_gives_up_on_an_image_that_does_not_come() {
 
 #[tokio::test(start_paused = true)]
 async fn documents_that_do_not_fit_are_refused_and_asked_for_again() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     bench.send(whole(5, vec![])).await;
     let mut generation = bench.agent().generation.clone();
     generation.wait_for(|g| *g == 5).await.unwrap();

@@ -122,6 +122,7 @@ fn a_last_record_cut_at_any_byte_is_dropped_and_writing_goes_on() {
                 ledger
                     .write(&batch(update(None, 3, &[(3, 1)], &[]), None))
                     .unwrap();
+                drop(ledger);
                 assert_eq!(recover(&folder).desired.generation, 3, "{cut}");
             }
         }
@@ -158,8 +159,19 @@ fn a_damaged_file_is_put_aside_and_the_other_is_kept() {
         ledger
             .write(&batch(update(None, 9, &[(1, 1)], &[]), None))
             .unwrap();
+        drop(ledger);
         assert_eq!(recover(&folder).desired.generation, 9, "{name}");
     }
+}
+
+#[test]
+fn two_agents_cannot_share_it() {
+    let folder = filled();
+    let first = Ledger::open(folder.path(), false).unwrap();
+    let second = Ledger::open(folder.path(), false);
+    assert!(matches!(second, Err(LedgerError::InUse(_))));
+    drop(first);
+    assert_eq!(recover(&folder).desired.generation, 2);
 }
 
 #[test]
@@ -180,6 +192,7 @@ fn it_does_not_grow_for_ever() {
         let size = std::fs::metadata(folder.path().join(name)).unwrap().len();
         assert!(size < 300 << 10, "{name}: {size}");
     }
+    drop(ledger);
     let recovered = recover(&folder);
     assert_eq!(recovered.desired.generation, 1999);
     assert_eq!(recovered.memories[&id(1)].attempt, 1999);
@@ -200,6 +213,7 @@ fn what_could_not_be_written_is_written_with_the_next_batch() {
             .is_err()
     );
     ledger.write(&Batch::default()).unwrap();
+    drop(ledger);
     let recovered = recover(&folder);
     assert_eq!(recovered.desired.generation, 2);
     assert_eq!(recovered.memories[&id(1)].attempt, 4);

@@ -740,3 +740,134 @@ async fn an_empty_volume_takes_over_what_the_image_has_there() {
         .await;
     assert_eq!(output, "link\nown\n");
 }
+
+/// Names that an image may put where runtimes mount or write.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_full_of_links_does_not_reach_the_host() {
+    use std::os::unix::fs::symlink;
+    let canary = tempfile::tempdir().unwrap();
+    let outside = canary.path().join("outside");
+    let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    for (name, target) in [
+        ("proc", "outside"),
+        ("sys", "outside"),
+        ("dev", "outside"),
+        ("etc", "outside"),
+        ("proc", "/proc"),
+        ("dev/null", "outside/file"),
+        ("dev/pts", "outside"),
+        ("dev/console", "outside/file"),
+        ("etc/hosts", "outside/file"),
+        ("etc/resolv.conf", "outside/missing"),
+        ("etc/hostname", "/proc/sys/kernel/core_pattern"),
+        ("work", "outside"),
+        ("vol", "outside"),
+    ] {
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("file"), "untouched").unwrap();
+        let host = Host::new();
+        let place = host.dir.path().join("layer").join(name);
+        let _ = std::fs::remove_dir_all(&place);
+        let target = if target.starts_with('/') {
+            target.into()
+        } else {
+            canary.path().join(target)
+        };
+        symlink(&target, &place).unwrap();
+        let plan = host.plan(
+            &[
+                "sh",
+                "-c",
+                "echo evil >/etc/hosts; echo evil >/dev/null; mkdir -p /work/x; true",
+            ],
+            |w| {
+                w["spec"]["task"]["working_dir"] = json!("/work/deep");
+                w["spec"]["task"]["mounts"] =
+                    json!([{"target": "/vol/deep", "source": {"type": "volume", "name": ""}}]);
+            },
+        );
+        let mut events = host.runtime.events();
+        host.runtime.prepare(&plan).await.unwrap();
+        // Refused or safe: both are fine.
+        if host.runtime.start(&plan).await.is_ok() {
+            ended(&mut events, &plan.workload.id).await;
+        }
+        host.runtime.remove(&plan.workload.id).await.unwrap();
+        let found: Vec<_> = std::fs::read_dir(&outside)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(found, ["file"], "{name}");
+        assert_eq!(
+            std::fs::read_to_string(outside.join("file")).unwrap(),
+            "untouched",
+            "{name}"
+        );
+    }
+    assert_eq!(
+        std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
+        before
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_cannot_change_the_programs_that_run_it() {
+    let host = Host::new();
+    let program = oci_support::shim_program();
+    let before = std::fs::read(&program).unwrap();
+    // As its own entry point, through its first process, and through an exec that has just entered.
+    let plan = host.plan(&["/proc/self/exe", "supervise", "/tmp"], |_| {});
+    host.runtime.prepare(&plan).await.unwrap();
+    // The image lacks what the program is linked with.
+    assert!(host.runtime.start(&plan).await.is_err());
+    host.runtime.remove(&plan.workload.id).await.unwrap();
+    let plan = host.plan(
+        &[
+            "sh",
+            "-c",
+            "while true; do for p in /proc/[0-9]*; do (echo evil > $p/exe) 2>/dev/null; done; done",
+        ],
+        |w| {
+            w["spec"]["task"]["init"] = json!(true);
+        },
+    );
+    let id = plan.workload.id.clone();
+    let mut events = host.runtime.events();
+    host.start(&plan).await;
+    for _ in 0..5 {
+        let session = host.runtime.exec(&exec(&id, &["sh", "-c", "(echo evil > /proc/1/exe) 2>/dev/null; ls -l /proc/self/fd 2>/dev/null | wc -l"])).await.unwrap();
+        let output = text(session.output).await;
+        // stdin, stdout, stderr, the folder itself, and the line with the total.
+        assert!(output.ends_with("5\n"), "{output}");
+    }
+    host.runtime.kill(&id).await.unwrap();
+    ended(&mut events, &id).await;
+    host.runtime.remove(&id).await.unwrap();
+    assert!(std::fs::read(&program).unwrap() == before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn system_calls_are_filtered() {
+    let host = Host::new();
+    // A new user namespace needs no capability: only the filter stands in the way.
+    let script = "unshare -U true 2>&1; echo $?";
+    let (_, output) = host.run_plain(&["sh", "-c", script], |_| {}).await;
+    assert!(output.ends_with("1\n"), "{output}");
+    let (_, output) = host
+        .run_plain(&["sh", "-c", script], |w| {
+            w["spec"]["task"]["security"] = json!({"seccomp": {"profile": "unconfined"}})
+        })
+        .await;
+    assert!(output.ends_with("0\n"), "{output}");
+    // An own profile.
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]}"#;
+    let (_, output) = host
+        .run_plain(&["sh", "-c", "mkdir /x 2>&1; touch /y && echo fine"], |w| {
+            w["spec"]["task"]["security"] = json!({"seccomp": {"profile": "custom", "json": profile}, "no_new_privileges": true});
+        })
+        .await;
+    assert_eq!(
+        output,
+        "mkdir: can't create directory '/x': Permission denied\nfine\n"
+    );
+}

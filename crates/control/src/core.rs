@@ -39,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) waiters: Waiters,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,
+    pub(crate) attaching: crate::streams::Attaching,
     pub(crate) counters: Counters,
     /// Held from reading the snapshot to the commit of a placement, so that two placements of this server never count
     /// on the same room. Another server's placement is caught by the host.
@@ -77,6 +78,7 @@ impl Control {
                 waiters: Waiters::default(),
                 events: EventLog::default(),
                 execs: Execs::default(),
+                attaching: crate::streams::Attaching::default(),
                 counters: Counters::default(),
                 placing: tokio::sync::Mutex::new(()),
             }),

@@ -16,6 +16,7 @@ use crate::caller::Action;
 use crate::core::Control;
 use crate::error::Result;
 use crate::metrics::Counters;
+use crate::streams::Attaching;
 
 /// Reports of one host that wait to be committed.
 pub(crate) struct Reports {
@@ -87,7 +88,7 @@ impl Control {
         let grant = self.own_grant(Action::WorkloadControl)?;
         for part in reports.chunks(BATCH_MAX) {
             self.change(&grant, |snapshot| {
-                Ok((transaction(snapshot, host, part), ()))
+                Ok((transaction(snapshot, host, part, &self.inner.attaching), ()))
             })
             .await?;
         }
@@ -99,6 +100,7 @@ fn transaction(
     snapshot: &Snapshot,
     host: &HostId,
     reports: &[(WorkloadId, Option<TaskStatus>)],
+    attaching: &Attaching,
 ) -> Option<Transaction> {
     let mut tx = Transaction::new();
     for (id, status) in reports {
@@ -115,7 +117,7 @@ fn transaction(
             None => {}
             Some(status) if status.run < row.status.run => {}
             Some(status) => {
-                let changed = observed(row.value(), status);
+                let changed = observed(row.value(), status, attaching);
                 if changed != *row.value() {
                     tx = tx.update(row.revision(), Object::Workload(changed));
                 }
@@ -127,14 +129,42 @@ fn transaction(
 
 /// The workload with its new status; one that is to be removed when it ends is marked for removal in the same step,
 /// which also frees its name.
-fn observed(workload: &Workload, status: &TaskStatus) -> Workload {
+fn observed(workload: &Workload, status: &TaskStatus, attaching: &Attaching) -> Workload {
     let mut changed = workload.clone();
     changed.status = status.clone();
-    let over = status.phase.is_final() && status.run == workload.run && workload.run > 0;
-    if over && workload.spec.auto_remove && workload.desired != DesiredState::Removed {
+    if is_to_go(&changed) && !attaching.any(&workload.id) {
         mark_removed(&mut changed);
     }
     changed
+}
+
+/// Whether it ended and was to be removed then.
+pub(crate) fn is_to_go(workload: &Workload) -> bool {
+    let status = &workload.status;
+    let over = status.phase.is_final() && status.run == workload.run && workload.run > 0;
+    over && workload.spec.auto_remove && workload.desired != DesiredState::Removed
+}
+
+impl Control {
+    /// Removes a workload whose removal waited for an attach.
+    pub(crate) async fn remove_ended(&self, id: &WorkloadId) {
+        let removed = async {
+            let grant = self.own_grant(Action::WorkloadDelete)?;
+            self.change(&grant, |snapshot| {
+                let Some(row) = snapshot.workload(id).filter(|row| is_to_go(row)) else {
+                    return Ok((None, ()));
+                };
+                let mut changed = row.value().clone();
+                mark_removed(&mut changed);
+                let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+                Ok((Some(tx), ()))
+            })
+            .await
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(%id, ?error, "could not remove an ended workload");
+        }
+    }
 }
 
 /// Marks a workload for removal: from now on it is gone for its pool, and its name is free.

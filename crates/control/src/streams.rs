@@ -1,5 +1,7 @@
 //! What goes straight through to a host: output, input, measures.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::{PoolId, Workload, WorkloadId};
@@ -125,6 +127,7 @@ impl Control {
     fn attach_later(&self, workload: &Workload, options: AttachOptions) -> LinkStream {
         let (near, mut far) = LinkStream::pair();
         let (control, id, before) = (self.clone(), workload.id.clone(), workload.run);
+        let connecting = Connecting::begin(self, &workload.id);
         tokio::spawn(async move {
             let placed = control.wait_workload(&id, None, |_, seen| match seen {
                 Seen::Gone(_) => Some(Err(crate::error::Error::not_found(
@@ -154,7 +157,11 @@ impl Control {
                 .open_stream(host, StreamRequest::Follow(request))
                 .await
             {
-                Ok(host_end) => pump(host_end, &mut far).await,
+                Ok(host_end) => {
+                    // The host knows of the reader now: from here on it keeps the output until it is read.
+                    drop(connecting);
+                    pump(host_end, &mut far).await;
+                }
                 Err(error) => end(&far, Some(&error)).await,
             }
         });
@@ -249,6 +256,69 @@ impl Control {
         let snapshot = self.snapshot();
         self.grant(&snapshot, caller, action, Scope::Pool(pool))?;
         self.workload_get(&snapshot, pool, id)
+    }
+}
+
+/// Attaches that wait for a run to be placed. A workload that removes itself at its end is kept until they are
+/// connected, so that a short task's output reaches whoever asked for it before the start.
+#[derive(Default)]
+pub(crate) struct Attaching {
+    counts: Mutex<HashMap<WorkloadId, usize>>,
+}
+
+impl Attaching {
+    fn counts(&self) -> MutexGuard<'_, HashMap<WorkloadId, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn any(&self, id: &WorkloadId) -> bool {
+        self.counts().contains_key(id)
+    }
+}
+
+/// One of them, until it is dropped.
+struct Connecting {
+    control: Control,
+    id: WorkloadId,
+}
+
+impl Connecting {
+    fn begin(control: &Control, id: &WorkloadId) -> Self {
+        *control
+            .inner
+            .attaching
+            .counts()
+            .entry(id.clone())
+            .or_default() += 1;
+        Self {
+            control: control.clone(),
+            id: id.clone(),
+        }
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        {
+            let mut counts = self.control.inner.attaching.counts();
+            let Some(count) = counts.get_mut(&self.id) else {
+                return;
+            };
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            counts.remove(&self.id);
+        }
+        let ended = self
+            .control
+            .snapshot()
+            .workload(&self.id)
+            .is_some_and(|w| crate::observe::is_to_go(&w));
+        if ended && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (control, id) = (self.control.clone(), self.id.clone());
+            runtime.spawn(async move { control.remove_ended(&id).await });
+        }
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
     let name = call.query.text("name").map(container_name).transpose()?;
     let body = call.json_body().await?;
     let draft = ContainerDraft::decode(&body)?;
+    if !draft.name.is_empty() && call.query.text("name") != Some(&draft.name) {
+        return Err(Failure::invalid(
+            "name: must be given in the query, as Docker has it",
+        ));
+    }
     let image = super::images::find(&call, &draft.image)?;
     if let Some(wanted) = call.query.text("platform")
         && !platform_matches(wanted, &image.config.platform)

@@ -21,6 +21,9 @@ pub(super) fn decode_create(body: &[u8]) -> Result<ExecCreate> {
     // Told again, and decisively, when it is started.
     fields.bool("Detach")?;
     fields.list("ConsoleSize")?;
+    // Some clients repeat the container of the path, which decides.
+    fields.text("Container")?;
+    fields.text("containerId")?;
     let create = ExecCreate {
         args: fields.words("Cmd")?.unwrap_or_default(),
         env: fields.texts("Env")?,
@@ -71,6 +74,7 @@ fn decode_start(body: &[u8]) -> Result<Start> {
     let detach = fields.bool("Detach")?;
     // The exec has or has no terminal since it was created.
     fields.bool("Tty")?;
+    fields.text("execId")?;
     let size = match fields.list("ConsoleSize")?.as_slice() {
         [] => None,
         [Value::Integer(rows), Value::Integer(columns)] => {

@@ -284,11 +284,7 @@ pub(super) async fn pull(call: Call) -> Result<Response> {
         (Some(tag), None) => tag.clone(),
         (None, None) => String::new(),
     };
-    let from = if reference.registry == "docker.io" {
-        reference.repository.clone()
-    } else {
-        reference.name()
-    };
+    let from = &reference.repository;
     let heading = json!({ "status": format!("Pulling from {from}"), "id": label });
     let familiar = reference.familiar();
     Ok(steps_response(Some(heading), first, steps, move |done| {

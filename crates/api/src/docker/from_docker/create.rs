@@ -17,6 +17,8 @@ use super::small::signal;
 pub(in crate::docker) struct ContainerDraft {
     /// The image as the request names it.
     pub(in crate::docker) image: String,
+    /// The name, where clients repeat it beside the query.
+    pub(in crate::docker) name: String,
     /// Whose network it wants to share.
     pub(in crate::docker) network: NetworkWish,
     labels: BTreeMap<String, String>,
@@ -63,6 +65,7 @@ impl ContainerDraft {
         let network = networking(&mut fields, &host)?;
         let draft = Self {
             image: fields.text("Image")?,
+            name: fields.text("name")?,
             network,
             labels: fields.text_map("Labels")?,
             hostname: fields.text("Hostname")?,

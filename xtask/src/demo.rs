@@ -72,16 +72,21 @@ fn data() -> PathBuf {
         .map_or_else(|| "/var/lib/plimsoll-demo".into(), PathBuf::from)
 }
 
-/// Starts the demo cluster, or shows the one that runs.
+/// Starts the demo cluster, or shows the one that runs; builds the programs unless `program` names one.
 ///
 /// # Errors
 /// When a step fails.
-pub fn up(repo: &Repo) -> Result<()> {
+pub fn up(repo: &Repo, program: Option<PathBuf>) -> Result<()> {
     step("packages");
     setup::install(setup::Purpose::Demo)?;
     let docker = setup::docker_client(repo)?;
-    step("build (release; the first time takes some minutes)");
-    let plimsoll = build(repo)?;
+    let plimsoll = match program {
+        Some(program) => program,
+        None => {
+            step("build (release; the first time takes some minutes)");
+            build(repo)?
+        }
+    };
     step("images from Debian packages");
     for name in ["busybox", "nginx", "redis"] {
         let path = images::build(repo, name)?;
@@ -214,7 +219,40 @@ impl Demo {
         step("plimsoll ps");
         process::run(self.plimsoll().arg("ps"))?;
         step("plimsoll host ls");
-        process::run(self.plimsoll().args(["host", "ls"]))
+        process::run(self.plimsoll().args(["host", "ls"]))?;
+        let address = self.address_of("team-a", "web")?;
+        step(&format!("curl http://{address}:8080/"));
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "--max-time",
+            "5",
+            "--retry",
+            "5",
+            "--retry-connrefused",
+        ]);
+        process::run(curl.arg(format!("http://{address}:8080/")))
+    }
+
+    /// The address of the host that runs a workload.
+    fn address_of(&self, pool: &str, name: &str) -> Result<String> {
+        let list = |arguments: &[&str]| -> Result<Vec<serde_json::Value>> {
+            let text = process::read(self.plimsoll().args(arguments).args(["-o", "json"]))?;
+            let mut value: serde_json::Value = serde_json::from_str(&text)?;
+            serde_json::from_value(value["items"].take()).context("a list without items")
+        };
+        let workloads = list(&["ps", "--pool", pool])?;
+        let workload = workloads.iter().find(|item| item["name"] == name);
+        let host = &workload.with_context(|| format!("{pool} has no {name}"))?["host"]["id"];
+        let hosts = list(&["host", "ls"])?;
+        let host = hosts
+            .iter()
+            .find(|item| item["id"] == *host)
+            .context("no such host")?;
+        Ok(host["address"]
+            .as_str()
+            .context("a host without address")?
+            .to_owned())
     }
 
     fn next(&self) {
@@ -233,7 +271,7 @@ What to try next:
   plimsoll ps                                  # all pools
   plimsoll events                              # what happens, as it happens
   plimsoll doctor                              # what this machine can and cannot do
-Kill anything (`pkill -9 plimsoll`): the containers go on; `make demo` brings the rest back.
+Kill server and agents (`pkill -9 -x plimsoll`): the containers go on; `make demo` brings the rest back.
 Remove everything: make demo-down"
         );
     }
@@ -274,10 +312,10 @@ fn pool_images() -> Vec<(&'static str, &'static str)> {
 ///
 /// # Errors
 /// When the program was never built, a step fails or something is left.
-pub fn down(repo: &Repo) -> Result<()> {
+pub fn down(repo: &Repo, program: Option<PathBuf>) -> Result<()> {
     let data = data();
-    let plimsoll = repo.target().join("demo/plimsoll");
-    let before = traces(&data);
+    let plimsoll = program.unwrap_or_else(|| repo.target().join("demo/plimsoll"));
+    let before = traces(&data, None);
     if !plimsoll.is_file() {
         if before.is_empty() && !data.exists() {
             println!("there is no demo cluster");
@@ -285,13 +323,14 @@ pub fn down(repo: &Repo) -> Result<()> {
         }
         bail!("{} is missing: `make demo` builds it", plimsoll.display());
     }
-    process::run(
-        Command::new(&plimsoll)
-            .args(["dev", "down", "--data"])
-            .arg(&data),
-    )?;
+    let mut dev_down = Command::new(&plimsoll);
+    let said = process::read(dev_down.args(["dev", "down", "--data"]).arg(&data))?;
+    print!("{said}");
+    let name = said
+        .split_whitespace()
+        .find(|word| word.starts_with("plim"));
     remove(&data)?;
-    let after = traces(&data);
+    let after = traces(&data, name);
     println!("traces before: {}, after: {}", before.len(), after.len());
     if !after.is_empty() {
         bail!("left behind:\n{}", after.join("\n"));

@@ -5,27 +5,29 @@ use std::process::Command;
 
 use crate::process;
 
-/// Everything on this machine that belongs to a cluster with this data folder, one line each, sorted.
+/// Everything on this machine that belongs to the cluster with this data folder, one line each, sorted.
 ///
-/// Network namespaces, links and cgroups carry no folder's name; all of Plimsoll's are listed.
+/// Namespaces, links and cgroups are known by the cluster's name, which `plimsoll dev down` tells.
 #[must_use]
-pub fn traces(data: &Path) -> Vec<String> {
+pub fn traces(data: &Path, name: Option<&str>) -> Vec<String> {
     let mut found = processes(data);
     found.extend(mounts(data));
-    found.extend(cgroups(Path::new("/sys/fs/cgroup")));
-    for (what, arguments) in [
-        ("network namespace", ["netns", "list"]),
-        ("link", ["-br", "link"]),
-    ] {
-        let listed = process::read(Command::new("ip").args(arguments)).unwrap_or_default();
-        let names = listed
-            .lines()
-            .filter_map(|line| line.split_whitespace().next());
-        found.extend(
-            names
-                .filter(|name| name.starts_with("plim"))
-                .map(|name| format!("{what} {name}")),
-        );
+    if let Some(name) = name {
+        found.extend(cgroups(Path::new("/sys/fs/cgroup"), name));
+        for (what, arguments) in [
+            ("network namespace", ["netns", "list"]),
+            ("link", ["-br", "link"]),
+        ] {
+            let listed = process::read(Command::new("ip").args(arguments)).unwrap_or_default();
+            let names = listed
+                .lines()
+                .filter_map(|line| line.split_whitespace().next());
+            found.extend(
+                names
+                    .filter(|n| n.starts_with(name))
+                    .map(|n| format!("{what} {n}")),
+            );
+        }
     }
     found.sort();
     found
@@ -59,8 +61,8 @@ fn mounts(data: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Cgroups named `plimsoll…` with a live process or child somewhere below.
-fn cgroups(root: &Path) -> Vec<String> {
+/// Cgroups with the cluster's name.
+fn cgroups(root: &Path, name: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
@@ -69,7 +71,7 @@ fn cgroups(root: &Path) -> Vec<String> {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if entry.file_name().to_string_lossy().starts_with("plimsoll") {
+            if entry.file_name().to_string_lossy().starts_with(name) {
                 found.push(format!("cgroup {}", path.display()));
             } else {
                 open.push(path);

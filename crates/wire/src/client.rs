@@ -6,4 +6,5 @@
 pub mod endpoint;
 pub mod http2;
 pub mod native;
+mod streams;
 pub mod trust;

@@ -65,15 +65,34 @@ impl From<Error> for Failure {
         if let Some(context) = &error.context {
             tracing::info!(request = request_id(), kind = ?error.kind, %context, "{}", error.message);
         }
-        Self::new(kind, in_own_words(&error.message))
+        let message = in_own_words(&error.message);
+        match advice_at(&message) {
+            Some(at) => Self::new(kind, &message[..at]).hint(&message[at + 2..]),
+            None => Self::new(kind, message),
+        }
     }
 }
 
-/// `control` speaks to Docker's users where both read the same message; here a container is a workload.
+/// Where the advice begins that `control` puts behind a colon, `what failed and why: what to do`.
+fn advice_at(message: &str) -> Option<usize> {
+    const VERBS: [&str; 16] = [
+        "add", "ask", "choose", "free", "give", "look", "make", "name", "remove", "rename", "see",
+        "start", "stop", "try", "use", "wait",
+    ];
+    message.match_indices(": ").map(|(at, _)| at).find(|at| {
+        let first = message[at + 2..].split(' ').next().unwrap_or_default();
+        VERBS.contains(&first)
+    })
+}
+
+/// `control` speaks to Docker's users where both read the same message; here a container is a workload
+/// and its name has no slash.
 pub(crate) fn in_own_words(message: &str) -> String {
     message
         .replace("container", "workload")
         .replace("Container", "Workload")
+        .replace("workload \"/", "workload \"")
+        .replace("name \"/", "name \"")
 }
 
 impl IntoResponse for Failure {
@@ -88,6 +107,21 @@ impl IntoResponse for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_told_apart() {
+        let split = |message: &'static str| {
+            advice_at(message).map(|at| (&message[..at], &message[at + 2..]))
+        };
+        assert_eq!(
+            split("bob may not see hosts: ask an administrator"),
+            Some(("bob may not see hosts", "ask an administrator"))
+        );
+        assert_eq!(
+            split("mounts.host_path: the policy does not allow it"),
+            None
+        );
+    }
 
     #[test]
     fn every_class_has_a_valid_status() {

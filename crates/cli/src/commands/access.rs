@@ -13,7 +13,7 @@ use wire::native::access::{
     Binding, BindingRequest, Principal, PrincipalBind, PrincipalCreate, Role, Token, TokenCreate,
     TokenCreated,
 };
-use wire::native::system::WhoAmI;
+use wire::native::system::{Info, WhoAmI};
 
 use crate::app::App;
 use crate::args::{Format, Global, LoginArgs, TokenCommand, UserCommand};
@@ -48,7 +48,13 @@ pub(super) async fn login(global: &Global, args: &LoginArgs) -> Result<()> {
         Endpoint::Plain { .. } | Endpoint::Unix(_) => None,
     };
     let client = Client::new(endpoint.clone(), tls, Some(&token));
-    let me: WhoAmI = client.get(&path(&["whoami"])).await.doing(what)?;
+    let me: WhoAmI = client.get(&path(&["whoami"])).await.doing(what).map_err(|failure| {
+        if failure.code == exit::REFUSED {
+            failure.hint("check that the token is whole; an administrator makes one with `plimsoll token create`")
+        } else {
+            failure
+        }
+    })?;
     let file = profile::save(&Login {
         server: endpoint.to_string(),
         ca_pem,
@@ -162,8 +168,10 @@ pub(super) async fn token(app: &App, command: TokenCommand) -> Result<()> {
             match output.output {
                 Format::Table => {
                     app.printer.line(&made.secret)?;
-                    app.printer
-                        .note("It is not shown again. To use it: plimsoll login URL");
+                    app.printer.note(&format!(
+                        "It is not shown again. To use it: {}",
+                        login_line(app).await
+                    ));
                     Ok(())
                 }
                 format => app.printer.value(&made, format),
@@ -210,6 +218,19 @@ pub(super) async fn token(app: &App, command: TokenCommand) -> Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+/// The command a person with a token types.
+async fn login_line(app: &App) -> String {
+    match app.client.get::<Info>(&path(&["info"])).await {
+        Ok(info) => {
+            format!(
+                "plimsoll login https://{} --ca-sha256 {}",
+                info.address, info.ca_sha256
+            )
+        }
+        Err(_) => "plimsoll login URL".into(),
     }
 }
 

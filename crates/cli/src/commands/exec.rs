@@ -52,7 +52,7 @@ async fn exec_inner(app: &App, args: &ExecArgs) -> Result<u8> {
     )
     .await;
     let made: ExecCreated = made.map_err(|failure| {
-        if failure.code == exit::CONFLICT && failure.hint.is_empty() {
+        if failure.code == exit::CONFLICT && failure.why.contains("not running") {
             failure.hint(format!("plimsoll start {}", args.workload))
         } else {
             failure

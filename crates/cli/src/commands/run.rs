@@ -81,7 +81,12 @@ async fn foreground(
         signals: Some((app.client.clone(), at.path(&["kill"]))),
     };
     let carried = tokio::spawn(session::carry(session));
-    start(app, args, at, name).await?;
+    if let Err(failure) = start(app, args, at, name).await {
+        // The terminal is put back before anything is said.
+        carried.abort();
+        let _ = carried.await;
+        return Err(failure);
+    }
     let ended = carried
         .await
         .map_err(|error| Failure::new(exit::FAILED, error.to_string()))??;

@@ -268,7 +268,7 @@ pub(super) async fn rm(app: &App, args: &RmArgs) -> Result<()> {
         let what = format!("cannot remove workload \"{reference}\"");
         let removed = ask::<(), ()>(app, &at, (Method::DELETE, path), None, what).await;
         removed.map_err(|failure| {
-            if failure.code == exit::CONFLICT && failure.hint.is_empty() {
+            if failure.code == exit::CONFLICT && failure.why.contains("running") {
                 failure.hint("stop it first, or use --force")
             } else {
                 failure

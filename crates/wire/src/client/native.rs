@@ -7,28 +7,25 @@
 //! something to happen (start, stop, wait, streams) have none of their own.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, BodyStream, Empty, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::endpoint::{Endpoint, InvalidEndpoint};
+pub use super::streams::{Download, Duplex, FrameReader, FrameWriter, Frames, Lines};
 use super::trust::TrustError;
-use crate::link::{Frame, ProtocolError};
-use crate::native::stream::{LINE_MAX_BYTES, UPGRADE_PROTOCOL};
+use crate::native::stream::UPGRADE_PROTOCOL;
 use crate::native::{Problem, ProblemKind};
 
 /// Longest time for an answer that needs nothing to happen first.
@@ -205,10 +202,10 @@ impl Client {
         let response = self
             .open(method, path, self.json(body)?, Patience::Long)
             .await?;
-        Ok(Download {
-            endpoint: self.endpoint.to_string(),
-            body: BodyStream::new(response.into_body()),
-        })
+        Ok(Download::new(
+            self.endpoint.to_string(),
+            response.into_body(),
+        ))
     }
 
     /// Reads frames as they come.
@@ -217,10 +214,7 @@ impl Client {
     /// When the server cannot be reached or refuses.
     pub async fn frames(&self, path: &str) -> Result<Frames, ClientError> {
         let download = self.download(Method::GET, path, None::<&()>).await?;
-        Ok(Frames {
-            download,
-            buffer: BytesMut::new(),
-        })
+        Ok(Frames::new(download))
     }
 
     /// Opens a stream of frames in both directions.
@@ -241,16 +235,7 @@ impl Client {
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|source| self.broken(source))?;
-        let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-        let endpoint = self.endpoint.to_string();
-        Ok(Duplex {
-            reader: FrameReader {
-                endpoint: endpoint.clone(),
-                read,
-                buffer: BytesMut::new(),
-            },
-            writer: FrameWriter { endpoint, write },
-        })
+        Ok(Duplex::new(self.endpoint.to_string(), upgraded))
     }
 
     fn json<B: Serialize>(
@@ -349,17 +334,10 @@ impl Client {
     }
 
     fn read_lines<T>(&self, response: Response<Incoming>) -> Lines<T> {
-        let endpoint = self.endpoint.to_string();
-        Lines {
-            download: Download {
-                endpoint,
-                body: BodyStream::new(response.into_body()),
-            },
-            buffer: BytesMut::new(),
-            scanned: 0,
-            ended: false,
-            item: std::marker::PhantomData,
-        }
+        Lines::new(Download::new(
+            self.endpoint.to_string(),
+            response.into_body(),
+        ))
     }
 
     fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
@@ -391,209 +369,6 @@ impl ClientError {
             | Self::Unreadable { .. }
             | Self::Request(_) => None,
         }
-    }
-}
-
-/// Bytes of an answer as they come.
-#[derive(Debug)]
-pub struct Download {
-    endpoint: String,
-    body: BodyStream<Incoming>,
-}
-
-impl Stream for Download {
-    type Item = Result<Bytes, ClientError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            match futures::ready!(self.body.poll_next_unpin(cx)) {
-                None => return Poll::Ready(None),
-                Some(Ok(frame)) => {
-                    // Trailers carry nothing in this API.
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Some(Err(source)) => {
-                    let endpoint = self.endpoint.clone();
-                    return Poll::Ready(Some(Err(ClientError::Broken {
-                        endpoint,
-                        source: source.into(),
-                    })));
-                }
-            }
-        }
-    }
-}
-
-/// Lines of JSON as they come.
-#[derive(Debug)]
-pub struct Lines<T> {
-    download: Download,
-    buffer: BytesMut,
-    scanned: usize,
-    ended: bool,
-    item: std::marker::PhantomData<fn() -> T>,
-}
-
-impl<T: DeserializeOwned> Lines<T> {
-    /// The next line; `None` at the end.
-    ///
-    /// # Errors
-    /// When the connection breaks, a line is too long or is something else.
-    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
-        loop {
-            if let Some(at) = self.buffer[self.scanned..]
-                .iter()
-                .position(|byte| *byte == b'\n')
-            {
-                let line = self.buffer.split_to(self.scanned + at + 1);
-                self.scanned = 0;
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                return self.parse(&line).map(Some);
-            }
-            self.scanned = self.buffer.len();
-            if self.buffer.len() > LINE_MAX_BYTES {
-                return Err(self.unreadable(format!("a line longer than {LINE_MAX_BYTES} bytes")));
-            }
-            if self.ended {
-                if self.buffer.trim_ascii().is_empty() {
-                    return Ok(None);
-                }
-                return Err(self.unreadable("the last line is cut off".into()));
-            }
-            match self.download.next().await {
-                Some(bytes) => self.buffer.extend_from_slice(&bytes?),
-                None => self.ended = true,
-            }
-        }
-    }
-
-    fn parse(&self, line: &[u8]) -> Result<T, ClientError> {
-        serde_json::from_slice(line).map_err(|error| self.unreadable(error.to_string()))
-    }
-
-    fn unreadable(&self, what: String) -> ClientError {
-        ClientError::Unreadable {
-            endpoint: self.download.endpoint.clone(),
-            what,
-        }
-    }
-}
-
-/// Frames of an answer as they come.
-#[derive(Debug)]
-pub struct Frames {
-    download: Download,
-    buffer: BytesMut,
-}
-
-impl Frames {
-    /// The next frame; `None` at the end.
-    ///
-    /// # Errors
-    /// When the connection breaks or the bytes are no frames.
-    pub async fn next(&mut self) -> Result<Option<Frame>, ClientError> {
-        loop {
-            match Frame::decode(&mut self.buffer) {
-                Ok(Some(frame)) => return Ok(Some(frame)),
-                Ok(None) => {}
-                Err(error) => return Err(not_frames(&self.download.endpoint, &error)),
-            }
-            match self.download.next().await {
-                Some(bytes) => self.buffer.extend_from_slice(&bytes?),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(cut_off(&self.download.endpoint)),
-            }
-        }
-    }
-}
-
-fn not_frames(endpoint: &str, error: &ProtocolError) -> ClientError {
-    ClientError::Unreadable {
-        endpoint: endpoint.to_owned(),
-        what: error.to_string(),
-    }
-}
-
-fn cut_off(endpoint: &str) -> ClientError {
-    ClientError::Broken {
-        endpoint: endpoint.to_owned(),
-        source: "the stream was cut off".into(),
-    }
-}
-
-type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
-
-/// Frames in both directions.
-#[derive(Debug)]
-pub struct Duplex {
-    /// From the server.
-    pub reader: FrameReader,
-    /// To the server.
-    pub writer: FrameWriter,
-}
-
-/// Frames from the server.
-#[derive(Debug)]
-pub struct FrameReader {
-    endpoint: String,
-    read: ReadHalf<Upgraded>,
-    buffer: BytesMut,
-}
-
-impl FrameReader {
-    /// The next frame; `None` when the server has closed. Nothing is lost if the future is dropped.
-    ///
-    /// # Errors
-    /// When the connection breaks or the bytes are no frames.
-    pub async fn next(&mut self) -> Result<Option<Frame>, ClientError> {
-        loop {
-            match Frame::decode(&mut self.buffer) {
-                Ok(Some(frame)) => return Ok(Some(frame)),
-                Ok(None) => {}
-                Err(error) => return Err(not_frames(&self.endpoint, &error)),
-            }
-            let read = self.read.read_buf(&mut self.buffer).await;
-            let read = read.map_err(|source| ClientError::Broken {
-                endpoint: self.endpoint.clone(),
-                source: source.into(),
-            })?;
-            if read == 0 {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(cut_off(&self.endpoint))
-                };
-            }
-        }
-    }
-}
-
-/// Frames to the server.
-#[derive(Debug)]
-pub struct FrameWriter {
-    endpoint: String,
-    write: WriteHalf<Upgraded>,
-}
-
-impl FrameWriter {
-    /// Sends one frame.
-    ///
-    /// # Errors
-    /// When the connection breaks.
-    pub async fn send(&mut self, frame: &Frame) -> Result<(), ClientError> {
-        let broken = |source: std::io::Error| ClientError::Broken {
-            endpoint: self.endpoint.clone(),
-            source: source.into(),
-        };
-        self.write
-            .write_all(&frame.encode())
-            .await
-            .map_err(broken)?;
-        self.write.flush().await.map_err(broken)
     }
 }
 

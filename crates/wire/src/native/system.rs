@@ -21,6 +21,12 @@ pub struct Version {
 pub struct Info {
     /// Who the caller is.
     pub caller: String,
+    /// Where hosts and remote clients reach the server, `host:port`.
+    #[serde(default)]
+    pub address: String,
+    /// SHA-256 of the installation's CA (DER), for `plimsoll login --ca-sha256`.
+    #[serde(default)]
+    pub ca_sha256: String,
     /// Pools.
     pub pools: u64,
     /// Hosts.

@@ -55,6 +55,8 @@ pub(crate) async fn info(State(native): State<Native>, By(caller): By) -> Result
     let control = &native.control;
     let mut info = Info {
         caller: caller.name.clone(),
+        address: control.config().address.clone(),
+        ca_sha256: control.authority().ca_sha256(),
         ..Info::default()
     };
     for pool in control.pool_list(&caller)? {

@@ -215,6 +215,39 @@ impl Cluster {
         });
     }
 
+    /// Cuts a host off from the server, or connects it again: its link on the underlay bridge.
+    ///
+    /// # Panics
+    /// When no agent runs or `ip` fails.
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without a link the test fails"
+    )]
+    pub fn set_link(&self, host: &str, up: bool) {
+        let state = if up { "up" } else { "down" };
+        let link = format!("plim{}-{}", self.id(), host.trim_start_matches('h'));
+        process::run(Command::new("ip").args(["link", "set", &link, state])).unwrap();
+    }
+
+    /// The beginning of the names of all its links, from the arguments of an agent (`--cgroup ID-hN`).
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without a cluster the test fails"
+    )]
+    fn id(&self) -> String {
+        let agent = self.pids(Role::Agent).first().copied().unwrap();
+        let command = std::fs::read(format!("/proc/{agent}/cmdline")).unwrap();
+        let command = String::from_utf8(command).unwrap();
+        let mut arguments = command
+            .split('\0')
+            .skip_while(|argument| *argument != "--cgroup");
+        let (id, _) = arguments
+            .nth(1)
+            .and_then(|name| name.rsplit_once('-'))
+            .unwrap();
+        id.to_owned()
+    }
+
     /// An address of this machine that the cluster's hosts reach: the gateway of their namespaces.
     ///
     /// # Panics

@@ -119,6 +119,59 @@ fn the_whole_cluster_comes_back_after_all_of_it_was_killed() {
     assert_eq!(pool.docker(&["start", "-a", "two"]).ok(), "later");
 }
 
+/// `plimsoll ps` or `host ls` as JSON items.
+fn items(cluster: &Cluster, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let text = cluster.plimsoll(arguments).args(&["-o", "json"]).ok();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value["items"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_host_that_is_cut_off_goes_on() {
+    let cluster = Cluster::start(2).unwrap();
+    let pool = cluster.pool("cut");
+    pool.docker(&["run", "-d", "--name", "cc", "busybox", "sh", "-c", COUNT])
+        .ok();
+    let pid = pool.inspect("cc", "{{.State.Pid}}");
+    let host = items(&cluster, &["ps"])[0]["host"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let state = |wanted: bool| {
+        eventually("the server sees the state of the host", || {
+            let hosts = items(&cluster, &["host", "ls"]);
+            let host = hosts.iter().find(|h| h["name"] == host.as_str()).unwrap();
+            if (host["state"] == "ready") == wanted {
+                Ok(())
+            } else {
+                Err(host["state"].to_string())
+            }
+        });
+    };
+    cluster.set_link(&host, false);
+    state(false);
+    assert!(
+        std::path::Path::new(&format!("/proc/{pid}")).exists(),
+        "the container died with the link"
+    );
+    // The other host takes new containers meanwhile, once it has the image as well.
+    pool.load("busybox");
+    pool.docker(&["run", "--rm", "busybox", "true"]).ok();
+    let before = std::time::Instant::now();
+    let error = pool.docker(&["exec", "cc", "true"]).fails();
+    assert!(
+        !error.is_empty() && before.elapsed().as_secs() < 45,
+        "{error}"
+    );
+    cluster.set_link(&host, true);
+    state(true);
+    assert_eq!(
+        pool.inspect("cc", "{{.State.Status}} {{.State.Pid}}"),
+        format!("running {pid}")
+    );
+    goes_on(&pool, "cc", 10);
+}
+
 #[test]
 fn down_leaves_no_trace() {
     let cluster = Cluster::start(2).unwrap();

@@ -13,7 +13,9 @@ pub fn traces(data: &Path, name: Option<&str>) -> Vec<String> {
     let mut found = processes(data);
     found.extend(mounts(data));
     if let Some(name) = name {
-        found.extend(cgroups(Path::new("/sys/fs/cgroup"), name));
+        // A cluster plim123abc names its cgroups 123abc-h1 and so on, below `plimsoll/`.
+        let id = name.trim_start_matches("plim");
+        found.extend(cgroups(Path::new("/sys/fs/cgroup"), id));
         for (what, arguments) in [
             ("network namespace", ["netns", "list"]),
             ("link", ["-br", "link"]),

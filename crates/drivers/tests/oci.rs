@@ -166,6 +166,10 @@ async fn the_agent_may_be_killed_at_any_time() {
         (Phase::Exited, 6)
     );
     assert_eq!(host.logs(id).await, "one\ntwo later\n");
+    assert_eq!(
+        host.runtime.prepare(&plan).await.unwrap_err().class,
+        ErrorClass::Conflict
+    );
     host.runtime.remove(id).await.unwrap();
     host.runtime.remove(id).await.unwrap();
     assert!(host.runtime.observe().await.unwrap().is_empty());

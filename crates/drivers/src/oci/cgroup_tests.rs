@@ -1,6 +1,9 @@
 //! Mount tables and cgroup files of all kinds are understood.
 
+use model::workload::Resources;
+
 use super::*;
+use crate::oci::limits::{cpu_quota, cpu_weight, pids_max};
 
 const V1: &str = "31 24 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n\
     32 31 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\

@@ -1,6 +1,7 @@
 //! Further processes in a running task: a shim each, with the task's confinement.
 
 use std::fs;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
@@ -9,9 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shim::message::{LogTarget, Phase, Request, Runtime, Start, What, WindowSize};
 
+use super::attempt::kernel_release;
 use super::client::{Connection, Net};
 use super::follow::exec_output;
-use super::runtime::{Inner, failed, kernel_release, not_running, refused, unknown};
+use super::runtime::{Inner, Task, failed, not_running, refused, unknown};
 use super::spec;
 
 /// Output of an exec is kept only until its reader has taken it; the reader is waited for.
@@ -104,6 +106,34 @@ fn check_id(exec: &str) -> Result<(), DriverError> {
     }
 }
 
+fn start_request(task: &Task, request: &ExecRequest, what: What, log: PathBuf) -> Start {
+    let own = &task.workload().spec.task;
+    let (rows, cols) = request
+        .size
+        .filter(|(rows, cols)| *rows > 0 && *cols > 0)
+        .unwrap_or((24, 80));
+    Start {
+        run: task.run.run,
+        what,
+        user: if request.user.is_empty() {
+            own.user.clone()
+        } else {
+            request.user.clone()
+        },
+        groups: own.groups.clone(),
+        terminal: request.tty.then_some(WindowSize { rows, cols }),
+        stdin: request.stdin,
+        log: LogTarget {
+            dir: log,
+            max_file_bytes: EXEC_LOG.0,
+            max_files: EXEC_LOG.1,
+        },
+        runtime: Runtime::BuiltIn,
+        init: false,
+        seccomp_program: None,
+    }
+}
+
 /// Runs a process in a running task.
 pub(super) async fn exec(
     inner: &Arc<Inner>,
@@ -137,20 +167,10 @@ pub(super) async fn exec(
     let connection = Arc::new(inner.launcher.launch(&dir, &Net::Host).await?);
     let mut placement = cgroup.placement();
     placement.view.clear();
-    let runtime = match &workload.spec.task.runtime {
-        Some(name) => {
-            placement.procs.clear();
-            let program = inner
-                .config
-                .runtimes
-                .get(name)
-                .ok_or_else(|| not_running(id))?;
-            Runtime::External {
-                program: program.clone(),
-            }
-        }
-        None => Runtime::BuiltIn,
-    };
+    let runtime = inner.check_runtime(workload)?;
+    if runtime != Runtime::BuiltIn {
+        placement.procs.clear();
+    }
     connection.notice(Request::Place(placement)).await;
     let filter = spec::exec_filter(
         workload,
@@ -162,34 +182,16 @@ pub(super) async fn exec(
         (Runtime::BuiltIn, Some(filter)) => Some(inner.filter_program(&filter).await?),
         _ => None,
     };
-    let (rows, cols) = request
-        .size
-        .filter(|(rows, cols)| *rows > 0 && *cols > 0)
-        .unwrap_or((24, 80));
+    let what = What::Exec {
+        id: id.as_str().to_owned(),
+        task_dir: task.run.path.clone(),
+        task: process,
+        process: process_file,
+    };
     let start = Start {
-        run: task.run.run,
-        what: What::Exec {
-            id: id.as_str().to_owned(),
-            task_dir: task.run.path.clone(),
-            task: process,
-            process: process_file,
-        },
-        user: if request.user.is_empty() {
-            workload.spec.task.user.clone()
-        } else {
-            request.user.clone()
-        },
-        groups: workload.spec.task.groups.clone(),
-        terminal: request.tty.then_some(WindowSize { rows, cols }),
-        stdin: request.stdin,
-        log: LogTarget {
-            dir: dir.join("log"),
-            max_file_bytes: EXEC_LOG.0,
-            max_files: EXEC_LOG.1,
-        },
         runtime,
-        init: false,
         seccomp_program,
+        ..start_request(&task, request, what, dir.join("log"))
     };
     // The reader must hold before the first byte: the log of an exec is small.
     let subscribe = shim::message::Subscribe {
@@ -209,7 +211,7 @@ pub(super) async fn exec(
 
 /// Removes an exec's folder when nobody needs it any more.
 struct Folder {
-    path: std::path::PathBuf,
+    path: PathBuf,
     keep: bool,
 }
 

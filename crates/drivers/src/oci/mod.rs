@@ -4,6 +4,7 @@
 //! Start with [`OciRuntime`]. Always holds: a task belongs to its shim, not to the agent; whatever is
 //! unreadable on disk is set aside, never taken for "gone"; no file of a task is followed out of its root.
 
+mod attempt;
 mod bpf;
 pub mod cgroup;
 mod client;
@@ -11,6 +12,8 @@ pub mod devices;
 mod driver;
 mod exec;
 mod follow;
+mod limits;
+mod mounts;
 mod observe;
 mod readers;
 mod runtime;

@@ -3,12 +3,13 @@
 //! Start with [`task_spec`]. Always holds: what is not allowed here by name is not in the task; users,
 //! root and network are filled in by the shim, which alone can see into the task's root.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use model::HostWorkload;
-use model::workload::{Mount, MountSource, NetworkMode, Seccomp, TaskSpec, Ulimit};
+use model::workload::{NetworkMode, Seccomp, TaskSpec, Ulimit};
 use serde_json::{Value, json};
 
+use super::mounts;
 use super::seccomp::{self, ProfileError, Target};
 
 /// Docker's default set.
@@ -98,8 +99,6 @@ const READONLY_PATHS: [&str; 5] = [
 ];
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Docker's size of `/dev/shm`.
-const DEFAULT_SHM: u64 = 64 << 20;
 
 /// A workload that cannot be run as it is.
 #[derive(Debug, thiserror::Error)]
@@ -146,26 +145,6 @@ pub struct Surroundings<'a> {
     pub device: &'a (dyn Fn(&str) -> Option<super::devices::Node> + Sync),
 }
 
-/// Folder of a volume mounted at a target.
-#[must_use]
-pub fn volume_dir(name: &str, target: &str, around: &Surroundings<'_>) -> PathBuf {
-    if name.is_empty() {
-        // The target as one file name; two targets never give the same.
-        let encoded: String = target
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() {
-                    char::from(byte).to_string()
-                } else {
-                    format!("_{byte:02x}")
-                }
-            })
-            .collect();
-        return around.volumes.join(encoded);
-    }
-    around.pool_volumes.join(name)
-}
-
 /// The whole spec. The shim fills in root, user and network.
 ///
 /// # Errors
@@ -205,7 +184,7 @@ pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<V
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": task.security.readonly_rootfs},
         "process": process(task, hostname, &capabilities)?,
-        "mounts": mounts(workload, around)?,
+        "mounts": mounts::all(workload, around)?,
         "linux": linux,
     });
     if !task.namespaces.host_uts {
@@ -445,7 +424,7 @@ fn resources(task: &TaskSpec, around: &Surroundings<'_>) -> Value {
     for (name, value) in [
         ("limit", r.memory_limit.map(|v| json!(v))),
         ("reservation", r.memory_reservation.map(|v| json!(v))),
-        ("swap", super::cgroup::memory_and_swap(r).map(|v| json!(v))),
+        ("swap", super::limits::memory_and_swap(r).map(|v| json!(v))),
         ("swappiness", r.memory_swappiness.map(|v| json!(v))),
         (
             "disableOOMKiller",
@@ -457,7 +436,7 @@ fn resources(task: &TaskSpec, around: &Surroundings<'_>) -> Value {
         }
     }
     let mut cpu = json!({});
-    let quota = super::cgroup::cpu_quota(r);
+    let quota = super::limits::cpu_quota(r);
     for (name, value) in [
         ("shares", r.cpu_shares.filter(|v| *v > 0).map(|v| json!(v))),
         ("quota", quota.map(|(quota, _)| json!(quota))),
@@ -481,174 +460,13 @@ fn devices(task: &TaskSpec, around: &Surroundings<'_>) -> Result<Vec<Value>, Spe
         .iter()
         .map(|device| {
             let node = (around.device)(&device.host_path).ok_or_else(|| SpecError::Device(device.host_path.clone()))?;
-            check_target(&device.path)?;
+            mounts::check_target(&device.path)?;
             Ok(json!({
                 "path": device.path, "type": node.kind.to_string(), "major": node.major, "minor": node.minor,
                 "fileMode": node.mode, "uid": 0, "gid": 0,
             }))
         })
         .collect()
-}
-
-fn check_target(target: &str) -> Result<(), SpecError> {
-    let parts_ok = target.split('/').all(|part| part != "..");
-    if target.starts_with('/')
-        && parts_ok
-        && !target.contains('\0')
-        && target.trim_matches('/') != ""
-    {
-        return Ok(());
-    }
-    Err(SpecError::Target(target.to_owned()))
-}
-
-fn mounts(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<Vec<Value>, SpecError> {
-    let task = &workload.spec.task;
-    let shm = task.shm_bytes.unwrap_or(DEFAULT_SHM);
-    let sys = if task.security.privileged { "rw" } else { "ro" };
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
-    let mut list = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", sys],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", sys],
-        ),
-        mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &[
-                "nosuid",
-                "noexec",
-                "nodev",
-                "mode=1777",
-                &format!("size={shm}"),
-            ],
-        ),
-    ];
-    let taken = |target: &str| task.mounts.iter().any(|mount| mount.target == target);
-    // What the user mounts there replaces ours.
-    list.retain(|mount| !mount["destination"].as_str().is_some_and(taken));
-    for name in ["hosts", "hostname", "resolv.conf"] {
-        let target = format!("/etc/{name}");
-        if !taken(&target) {
-            let source = around.etc.join(name);
-            list.push(json!({
-                "destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"],
-            }));
-        }
-    }
-    for mount in &task.mounts {
-        list.push(user_mount(mount, around)?);
-    }
-    Ok(list)
-}
-
-fn user_mount(mount: &Mount, around: &Surroundings<'_>) -> Result<Value, SpecError> {
-    check_target(&mount.target)?;
-    let access = if mount.read_only { "ro" } else { "rw" };
-    let bind = |source: &Path, propagation: &str| {
-        json!({
-            "destination": mount.target, "type": "bind", "source": source,
-            "options": ["rbind", propagation, access],
-        })
-    };
-    Ok(match &mount.source {
-        MountSource::HostPath {
-            path,
-            propagation,
-            create: _,
-        } => bind(
-            Path::new(path),
-            if propagation.is_empty() {
-                "rprivate"
-            } else {
-                propagation
-            },
-        ),
-        MountSource::Volume { name, no_copy: _ } => {
-            bind(&volume_dir(name, &mount.target, around), "rprivate")
-        }
-        MountSource::Tmpfs {
-            size_bytes,
-            mode,
-            options,
-        } => {
-            let mut all = vec![
-                "nosuid".to_owned(),
-                "nodev".to_owned(),
-                "noexec".to_owned(),
-                access.to_owned(),
-            ];
-            if let Some(size) = size_bytes {
-                all.push(format!("size={size}"));
-            }
-            // Docker's default mode is that of /tmp.
-            all.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
-            for option in options {
-                tmpfs_option(option, &mut all)?;
-            }
-            json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": all})
-        }
-    })
-}
-
-/// A closed list: anything else could reach another file system's options.
-fn tmpfs_option(option: &str, all: &mut Vec<String>) -> Result<(), SpecError> {
-    let opposite = match option {
-        "exec" => "noexec",
-        "noexec" => "exec",
-        "suid" => "nosuid",
-        "nosuid" => "suid",
-        "dev" => "nodev",
-        "nodev" => "dev",
-        other => {
-            let number = other
-                .strip_prefix("uid=")
-                .or_else(|| other.strip_prefix("gid="));
-            if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
-                all.push(other.to_owned());
-                return Ok(());
-            }
-            return Err(SpecError::TmpfsOption(option.to_owned()));
-        }
-    };
-    all.retain(|old| old != opposite && old != option);
-    all.push(option.to_owned());
-    Ok(())
 }
 
 #[cfg(test)]

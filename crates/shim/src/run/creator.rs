@@ -51,6 +51,22 @@ pub(crate) struct TaskStreams {
     pub(crate) stderr: OwnedFd,
 }
 
+/// One start, with everything about it resolved.
+pub(crate) struct Job<'a> {
+    pub(crate) start: &'a Start,
+    /// Id for the runtime.
+    pub(crate) id: &'a str,
+    pub(crate) identity: Identity,
+    /// The OCI spec of a task, the process description of an exec.
+    pub(crate) document: Value,
+}
+
+/// What the task's first process inherits besides its streams.
+struct Inherited {
+    cgroup_view: Option<Rc<OwnedFd>>,
+    failures: OwnedFd,
+}
+
 /// What the creator knows from its birth.
 pub(crate) struct Creator {
     /// State directory of the shim, absolute.
@@ -163,70 +179,88 @@ impl Creator {
             Some(Err(reason)) => return Err(failure("cgroup", reason)),
             None => None,
         };
-        match (&start.what, &start.runtime) {
-            (
-                What::Task {
-                    id,
-                    rootfs,
-                    spec,
-                    volumes,
-                },
-                runtime,
-            ) => {
-                let root = self.dir.join("rootfs");
-                fs::create_dir_all(&root).map_err(|error| failure("root directory", error))?;
-                mounts::mount_root(rootfs, &root)
-                    .map_err(|error| failure("mount the root file system", error))?;
-                let root_fd =
-                    paths::open_root(&root).map_err(|error| failure("root file system", error))?;
-                let mut document = read_json(spec)?;
-                let identity = identity::resolve(&root_fd, &start.user, &start.groups)?;
-                if let Some(cwd) = document.pointer("/process/cwd").and_then(Value::as_str) {
-                    paths::make_dir_in(&root_fd, Path::new(cwd))
-                        .map_err(|error| failure(&format!("working directory {cwd}"), error))?;
-                }
-                for volume in volumes {
-                    seed::seed(&root_fd, volume).map_err(|error| {
-                        failure(&format!("volume at {}", volume.target.display()), error)
-                    })?;
-                }
-                drop(root_fd);
-                self.complete_spec(&mut document, &root);
-                self.set_network_parameters(&mut document)?;
-                match runtime {
-                    Runtime::BuiltIn => self.run_task(start, id, document, identity, view),
-                    Runtime::External { program } => {
-                        external::run_task(self, start, program, id, document, &identity)
-                    }
-                }
-            }
-            (
-                What::Exec {
-                    id,
-                    task_dir,
-                    task,
-                    process,
-                },
-                runtime,
-            ) => {
-                if !task.is_alive() {
-                    return Err(Failure {
-                        kind: FailureKind::NoTask,
-                        reason: "the task is not running".to_owned(),
-                    });
-                }
-                let root = paths::open_root(&PathBuf::from(format!("/proc/{}/root", task.pid)))
-                    .map_err(|error| failure("root file system", error))?;
-                let document = read_json(process)?;
-                let identity = identity::resolve(&root, &start.user, &start.groups)?;
-                drop(root);
-                match runtime {
-                    Runtime::BuiltIn => self.run_exec(start, id, task_dir, document, identity),
-                    Runtime::External { program } => {
-                        external::run_exec(self, start, program, id, task_dir, document, &identity)
-                    }
-                }
-            }
+        match &start.what {
+            What::Task { .. } => self.start_task(start, view),
+            What::Exec { .. } => self.start_exec(start),
+        }
+    }
+
+    fn start_task(
+        &mut self,
+        start: &Start,
+        view: Option<Rc<OwnedFd>>,
+    ) -> Result<(i32, Option<OwnedFd>), Failure> {
+        let What::Task {
+            id,
+            rootfs,
+            spec,
+            volumes,
+        } = &start.what
+        else {
+            return Err(failure("start", "not a task"));
+        };
+        let root = self.dir.join("rootfs");
+        fs::create_dir_all(&root).map_err(|error| failure("root directory", error))?;
+        mounts::mount_root(rootfs, &root)
+            .map_err(|error| failure("mount the root file system", error))?;
+        let root_fd =
+            paths::open_root(&root).map_err(|error| failure("root file system", error))?;
+        let mut document = read_json(spec)?;
+        let identity = identity::resolve(&root_fd, &start.user, &start.groups)?;
+        if let Some(cwd) = document.pointer("/process/cwd").and_then(Value::as_str) {
+            paths::make_dir_in(&root_fd, Path::new(cwd))
+                .map_err(|error| failure(&format!("working directory {cwd}"), error))?;
+        }
+        for volume in volumes {
+            seed::seed(&root_fd, volume).map_err(|error| {
+                failure(&format!("volume at {}", volume.target.display()), error)
+            })?;
+        }
+        drop(root_fd);
+        self.complete_spec(&mut document, &root);
+        self.set_network_parameters(&mut document)?;
+        let job = Job {
+            start,
+            id,
+            identity,
+            document,
+        };
+        match &start.runtime {
+            Runtime::BuiltIn => self.run_task(job, view),
+            Runtime::External { program } => external::run_task(self, job, program),
+        }
+    }
+
+    fn start_exec(&mut self, start: &Start) -> Result<(i32, Option<OwnedFd>), Failure> {
+        let What::Exec {
+            id,
+            task_dir,
+            task,
+            process,
+        } = &start.what
+        else {
+            return Err(failure("start", "not an exec"));
+        };
+        if !task.is_alive() {
+            return Err(Failure {
+                kind: FailureKind::NoTask,
+                reason: "the task is not running".to_owned(),
+            });
+        }
+        let root = paths::open_root(&PathBuf::from(format!("/proc/{}/root", task.pid)))
+            .map_err(|error| failure("root file system", error))?;
+        let document = read_json(process)?;
+        let identity = identity::resolve(&root, &start.user, &start.groups)?;
+        drop(root);
+        let job = Job {
+            start,
+            id,
+            identity,
+            document,
+        };
+        match &start.runtime {
+            Runtime::BuiltIn => self.run_exec(job, task_dir),
+            Runtime::External { program } => external::run_exec(self, job, program, task_dir),
         }
     }
 
@@ -274,12 +308,15 @@ impl Creator {
 
     fn run_task(
         &mut self,
-        start: &Start,
-        id: &str,
-        mut document: Value,
-        identity: Identity,
-        view: Option<Rc<OwnedFd>>,
+        job: Job<'_>,
+        cgroup_view: Option<Rc<OwnedFd>>,
     ) -> Result<(i32, Option<OwnedFd>), Failure> {
+        let Job {
+            start,
+            id,
+            identity,
+            mut document,
+        } = job;
         // The task is in its cgroups and the driver has written their limits.
         mounts::hide_cgroups().map_err(|error| failure("hide cgroups", error))?;
         if let Some(Value::Object(linux)) = document.get_mut("linux") {
@@ -293,7 +330,11 @@ impl Creator {
         let process = document
             .get_mut("process")
             .ok_or_else(|| failure("spec", "no process"))?;
-        let confine = self.take_confinement(start, process, identity, view, failures)?;
+        let inherited = Inherited {
+            cgroup_view,
+            failures,
+        };
+        let confine = take_confinement(start, process, identity, inherited)?;
         write_json(&self.dir.join("config.json"), &document)?;
         let runtime = self.dir.join("runtime");
         fs::create_dir_all(&runtime).map_err(|error| failure("runtime directory", error))?;
@@ -314,15 +355,22 @@ impl Creator {
 
     fn run_exec(
         &mut self,
-        start: &Start,
-        id: &str,
+        job: Job<'_>,
         task_dir: &Path,
-        mut process: Value,
-        identity: Identity,
     ) -> Result<(i32, Option<OwnedFd>), Failure> {
+        let Job {
+            start,
+            id,
+            identity,
+            document: mut process,
+        } = job;
         mounts::hide_cgroups().map_err(|error| failure("hide cgroups", error))?;
         let (failures_in, failures) = failure_pipe()?;
-        let confine = self.take_confinement(start, &mut process, identity, None, failures)?;
+        let inherited = Inherited {
+            cgroup_view: None,
+            failures,
+        };
+        let confine = take_confinement(start, &mut process, identity, inherited)?;
         let file = self.dir.join("process.json");
         write_json(&file, &process)?;
         let console = self.console(start.terminal)?;
@@ -334,51 +382,6 @@ impl Creator {
             .build();
         let pid = finish(result, failures_in)?.as_raw();
         Ok((pid, accept_console(console, start.terminal)?))
-    }
-
-    /// Takes the last steps out of the process description: they are ours, see [`super::confine`].
-    fn take_confinement(
-        &self,
-        start: &Start,
-        process: &mut Value,
-        identity: Identity,
-        cgroup_view: Option<Rc<OwnedFd>>,
-        failures: OwnedFd,
-    ) -> Result<Confine, Failure> {
-        complete_env(process, &identity);
-        let list = |value: &Value| -> Vec<String> {
-            serde_json::from_value(value.clone()).unwrap_or_default()
-        };
-        let filter = match &start.seccomp_program {
-            Some(path) => Some(Rc::new(
-                fs::read(path).map_err(|error| failure("seccomp filter", error))?,
-            )),
-            None => None,
-        };
-        let umask = process["user"]["umask"]
-            .as_u64()
-            .and_then(|umask| u32::try_from(umask).ok())
-            .unwrap_or(0o022);
-        let confine = Confine {
-            args: list(&process["args"]),
-            env: list(&process["env"]),
-            identity,
-            umask,
-            capabilities: capability_sets(&process["capabilities"])?,
-            no_new_privileges: process["noNewPrivileges"].as_bool().unwrap_or(false),
-            filter,
-            cgroup_view,
-            init: start.init,
-            terminal: start.terminal.is_some(),
-            failures: Rc::new(failures),
-        };
-        if let Value::Object(process) = process {
-            process.remove("capabilities");
-            process.remove("noNewPrivileges");
-            process.insert("user".to_owned(), json!({"uid": 0, "gid": 0}));
-            process.insert("terminal".to_owned(), json!(start.terminal.is_some()));
-        }
-        Ok(confine)
     }
 
     fn builder(
@@ -421,6 +424,49 @@ impl Creator {
             .map(Some)
             .map_err(|error| failure("console socket", error))
     }
+}
+
+/// Takes the last steps out of the process description: they are ours, see [`super::confine`].
+fn take_confinement(
+    start: &Start,
+    process: &mut Value,
+    identity: Identity,
+    inherited: Inherited,
+) -> Result<Confine, Failure> {
+    complete_env(process, &identity);
+    let list = |value: &Value| -> Vec<String> {
+        serde_json::from_value(value.clone()).unwrap_or_default()
+    };
+    let filter = match &start.seccomp_program {
+        Some(path) => Some(Rc::new(
+            fs::read(path).map_err(|error| failure("seccomp filter", error))?,
+        )),
+        None => None,
+    };
+    let umask = process["user"]["umask"]
+        .as_u64()
+        .and_then(|umask| u32::try_from(umask).ok())
+        .unwrap_or(0o022);
+    let confine = Confine {
+        args: list(&process["args"]),
+        env: list(&process["env"]),
+        identity,
+        umask,
+        capabilities: capability_sets(&process["capabilities"])?,
+        no_new_privileges: process["noNewPrivileges"].as_bool().unwrap_or(false),
+        filter,
+        cgroup_view: inherited.cgroup_view,
+        init: start.init,
+        terminal: start.terminal.is_some(),
+        failures: Rc::new(inherited.failures),
+    };
+    if let Value::Object(process) = process {
+        process.remove("capabilities");
+        process.remove("noNewPrivileges");
+        process.insert("user".to_owned(), json!({"uid": 0, "gid": 0}));
+        process.insert("terminal".to_owned(), json!(start.terminal.is_some()));
+    }
+    Ok(confine)
 }
 
 pub(crate) fn null() -> Result<OwnedFd, Failure> {

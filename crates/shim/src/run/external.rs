@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use shim::message::{Failure, FailureKind, Start};
 
-use super::creator::{Creator, accept_console, complete_env, null, write_json};
+use super::creator::{Creator, Job, accept_console, complete_env, null, write_json};
 use super::identity::Identity;
 
 /// The reason a runtime gives is cut off here.
@@ -36,16 +36,23 @@ fn set_user(process: &mut Value, identity: &Identity, terminal: bool) {
 /// `create` and `start`.
 pub(crate) fn run_task(
     creator: &mut Creator,
-    start: &Start,
+    job: Job<'_>,
     program: &Path,
-    id: &str,
-    mut document: Value,
-    identity: &Identity,
 ) -> Result<(i32, Option<OwnedFd>), Failure> {
+    let Job {
+        start,
+        id,
+        identity,
+        mut document,
+    } = job;
     if start.init {
         return Err(failure("init", "only the built-in runtime has one"));
     }
-    set_user(&mut document["process"], identity, start.terminal.is_some());
+    set_user(
+        &mut document["process"],
+        &identity,
+        start.terminal.is_some(),
+    );
     let bundle = creator.dir.join("bundle");
     write_json(&bundle.join("config.json"), &document)?;
     let runtime = creator.dir.join("runtime");
@@ -79,14 +86,17 @@ pub(crate) fn run_task(
 /// `exec --detach`.
 pub(crate) fn run_exec(
     creator: &mut Creator,
-    start: &Start,
+    job: Job<'_>,
     program: &Path,
-    id: &str,
     task_dir: &Path,
-    mut process: Value,
-    identity: &Identity,
 ) -> Result<(i32, Option<OwnedFd>), Failure> {
-    set_user(&mut process, identity, start.terminal.is_some());
+    let Job {
+        start,
+        id,
+        identity,
+        document: mut process,
+    } = job;
+    set_user(&mut process, &identity, start.terminal.is_some());
     let file = creator.dir.join("process.json");
     write_json(&file, &process)?;
     let console = creator.console(start.terminal)?;

@@ -1,8 +1,8 @@
 //! Execs.
 
 use axum::response::Response;
+use control::LinkStream;
 use control::exec::ExecCreate;
-use control::{ErrorKind, LinkStream};
 use http::StatusCode;
 use serde_json::json;
 use wire::link::{Frame, FrameKind};
@@ -99,44 +99,43 @@ pub(super) async fn start(mut call: Call) -> Result<Response> {
         .exec_inspect(&call.caller, &call.pool, call.subject())
         .map_err(|_| no_such_exec(call.subject()))?;
     let keys = DetachKeys::parse(&record.create.detach_keys)?;
-    let started = call
-        .control
-        .exec_start(
-            &call.caller,
-            &call.pool,
-            &record.id,
-            wanted.detach,
-            wanted.size,
-        )
-        .await;
-    let stream = match started {
-        Ok(None) => return Ok(reply::empty(StatusCode::OK)),
-        Ok(Some(stream)) => stream,
-        Err(error) if wanted.detach || !is_of_the_program(error.kind) => return Err(error.into()),
-        // Docker takes the connection over first: clients then ask for the exit code, 126 or 127.
-        Err(error) => message_only(&error.message),
+    if record.started {
+        return Err(Failure::conflict(format!(
+            "Error: Exec command {} has already run",
+            record.id
+        )));
+    }
+    let workload = super::containers::find(&call, record.workload.as_str())?;
+    running(&call, &workload)?;
+    let started = {
+        let (control, caller, pool) =
+            (call.control.clone(), call.caller.clone(), call.pool.clone());
+        let id = record.id.clone();
+        async move {
+            control
+                .exec_start(&caller, &pool, &id, wanted.detach, wanted.size)
+                .await
+        }
     };
+    if wanted.detach {
+        started.await?;
+        return Ok(reply::empty(StatusCode::OK));
+    }
     let create = record.create;
     let session = Session {
         tty: create.tty,
         stdin: create.stdin,
         detach: create.tty.then_some(keys),
     };
-    Ok(respond(&mut call, stream, session))
-}
-
-/// Whether an exec could not be started because of what it was to run, as opposed to where.
-fn is_of_the_program(kind: ErrorKind) -> bool {
-    match kind {
-        ErrorKind::Invalid | ErrorKind::Internal | ErrorKind::NotFound => true,
-        ErrorKind::Conflict
-        | ErrorKind::Forbidden
-        | ErrorKind::Unauthenticated
-        | ErrorKind::Exhausted
-        | ErrorKind::Unavailable
-        | ErrorKind::TooLarge
-        | ErrorKind::Full => false,
-    }
+    // As in Docker the connection is taken over first; clients then read the sentence and ask for the exit code.
+    let stream = async move {
+        match started.await {
+            Ok(Some(stream)) => stream,
+            Ok(None) => message_only(""),
+            Err(error) => message_only(&error.message),
+        }
+    };
+    Ok(respond(&mut call, stream, session).await)
 }
 
 /// A stream with nothing but a sentence.

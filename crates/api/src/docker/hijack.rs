@@ -50,12 +50,16 @@ pub(super) fn content_type(version: ApiVersion, tty: bool) -> HeaderValue {
     })
 }
 
-/// Answers and passes bytes until the stream ends.
-pub(super) fn respond(call: &mut Call, stream: LinkStream, session: Session) -> Response {
+/// Answers and passes bytes until the stream ends. The stream is opened only once the client has its answer: some
+/// clients lose what arrives together with it.
+pub(super) async fn respond<Open>(call: &mut Call, open: Open, session: Session) -> Response
+where
+    Open: Future<Output = LinkStream> + Send + 'static,
+{
     let kind = content_type(call.version, session.tty);
     let mut response = match call.upgrade.take() {
         Some(upgrade) => {
-            tokio::spawn(upgraded(upgrade, stream, session));
+            tokio::spawn(upgraded(upgrade, open, session));
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             let headers = response.headers_mut();
@@ -63,15 +67,19 @@ pub(super) fn respond(call: &mut Call, stream: LinkStream, session: Session) -> 
             headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
             response
         }
-        None => plain(std::mem::take(&mut call.body), stream, session),
+        None => plain(std::mem::take(&mut call.body), open.await, session),
     };
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
-async fn upgraded(upgrade: OnUpgrade, stream: LinkStream, session: Session) {
+async fn upgraded(
+    upgrade: OnUpgrade,
+    open: impl Future<Output = LinkStream> + Send,
+    session: Session,
+) {
     match upgrade.await {
-        Ok(io) => carry(TokioIo::new(io), stream, session).await,
+        Ok(io) => carry(TokioIo::new(io), open.await, session).await,
         Err(error) => {
             tracing::debug!(%error, "the client went away before its connection was taken over")
         }

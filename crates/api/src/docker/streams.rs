@@ -58,7 +58,7 @@ pub(super) async fn attach(mut call: Call) -> Result<Response> {
         stdin: options.stdin,
         detach: tty.then_some(keys),
     };
-    Ok(respond(&mut call, stream, session))
+    Ok(respond(&mut call, std::future::ready(stream), session).await)
 }
 
 /// `POST /containers/{id}/resize`.

@@ -72,21 +72,16 @@ fn data() -> PathBuf {
         .map_or_else(|| "/var/lib/plimsoll-demo".into(), PathBuf::from)
 }
 
-/// Starts the demo cluster, or shows the one that runs; builds the programs unless `program` names one.
+/// Starts the demo cluster, or shows the one that runs.
 ///
 /// # Errors
 /// When a step fails.
-pub fn up(repo: &Repo, program: Option<PathBuf>) -> Result<()> {
+pub fn up(repo: &Repo) -> Result<()> {
     step("packages");
     setup::install(setup::Purpose::Demo)?;
     let docker = setup::docker_client(repo)?;
-    let plimsoll = match program {
-        Some(program) => program,
-        None => {
-            step("build (release; the first time takes some minutes)");
-            build(repo)?
-        }
-    };
+    step("build (release; the first time takes some minutes)");
+    let plimsoll = build(repo)?;
     step("images from Debian packages");
     for name in ["busybox", "nginx", "redis"] {
         let path = images::build(repo, name)?;
@@ -134,11 +129,15 @@ pub fn measure(repo: &Repo) -> Result<f64> {
     result
 }
 
-/// Builds the programs and returns the path of `plimsoll`; the shim is beside it.
+/// Builds the programs and returns the path of `plimsoll`; the shim is beside it. With the environment variable
+/// `PLIMSOLL`, that program is taken instead.
 ///
 /// # Errors
 /// When the build fails.
 pub fn build(repo: &Repo) -> Result<PathBuf> {
+    if let Some(program) = std::env::var_os("PLIMSOLL") {
+        return Ok(program.into());
+    }
     process::run(process::cargo(repo).args(["build", "--release", "--locked", "-p", "node"]))?;
     // One shim per task: it is built for size.
     process::run(process::cargo(repo).args([
@@ -312,9 +311,10 @@ fn pool_images() -> Vec<(&'static str, &'static str)> {
 ///
 /// # Errors
 /// When the program was never built, a step fails or something is left.
-pub fn down(repo: &Repo, program: Option<PathBuf>) -> Result<()> {
+pub fn down(repo: &Repo) -> Result<()> {
     let data = data();
-    let plimsoll = program.unwrap_or_else(|| repo.target().join("demo/plimsoll"));
+    let built = repo.target().join("demo/plimsoll");
+    let plimsoll = std::env::var_os("PLIMSOLL").map_or(built, PathBuf::from);
     let before = traces(&data, None);
     if !plimsoll.is_file() {
         if before.is_empty() && !data.exists() {

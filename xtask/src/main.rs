@@ -48,9 +48,6 @@ enum Task {
         /// Remove the demo cluster instead.
         #[arg(long)]
         down: bool,
-        /// Use this program, with `plimsoll-shim` beside it, instead of building one.
-        #[arg(long, value_name = "FILE")]
-        program: Option<PathBuf>,
     },
     /// Run one benchmark.
     Bench {
@@ -81,14 +78,8 @@ fn main() -> Result<()> {
         Task::Ci { only } => ci::run(&repo, &only),
         Task::Setup { purpose, list } => setup::run(purpose, list),
         Task::Image { name, out } => images::run(&repo, name, &out),
-        Task::Demo {
-            down: false,
-            program,
-        } => demo::up(&repo, program),
-        Task::Demo {
-            down: true,
-            program,
-        } => demo::down(&repo, program),
+        Task::Demo { down: false } => demo::up(&repo),
+        Task::Demo { down: true } => demo::down(&repo),
         Task::Bench { name, arguments } => {
             let mut cargo = process::cargo(&repo);
             cargo.args(["run", "--quiet", "--release", "-p", "bench", "--"]);

@@ -68,6 +68,12 @@ pub(crate) fn metrics(control: &Control, caller: &Caller) -> Result<String> {
     ] {
         out.family(name, "counter", help, &[(Vec::new(), value)]);
     }
+    pools(&mut out, control, caller)?;
+    hosts(&mut out, control, caller)?;
+    Ok(out.text)
+}
+
+fn pools(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()> {
     let pools = control.pool_list(caller)?;
     let mut gauges = [
         (
@@ -108,6 +114,10 @@ pub(crate) fn metrics(control: &Control, caller: &Caller) -> Result<String> {
     for (name, help, samples) in &gauges {
         out.family(name, "gauge", help, samples);
     }
+    Ok(())
+}
+
+fn hosts(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()> {
     let hosts = control.host_list(caller)?;
     let mut gauges = [
         (
@@ -146,7 +156,7 @@ pub(crate) fn metrics(control: &Control, caller: &Caller) -> Result<String> {
     for (name, help, samples) in &gauges {
         out.family(name, "gauge", help, samples);
     }
-    Ok(out.text)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! codes, both output streams and standard input are those a user sees. It has its own `main`; an argument is a filter
 //! on the names of tests.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod flows;
 mod server;
 

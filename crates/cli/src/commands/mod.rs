@@ -27,10 +27,10 @@ use crate::exit;
 pub(crate) async fn execute(cli: Cli) -> Result<u8> {
     let global = cli.global;
     match cli.command {
-        Command::Login(args) => return access::login(&global, &args).await.map(|()| exit::OK),
-        Command::Logout => return access::logout(&global).map(|()| exit::OK),
-        Command::Version { output } => return system::version(&global, output.output).await,
-        Command::DockerEnv(args) if args.unset => return docker_env::unset(&global, &args),
+        Command::Login(args) => access::login(&global, &args).await.map(|()| exit::OK),
+        Command::Logout => access::logout(&global).map(|()| exit::OK),
+        Command::Version { output } => system::version(&global, output.output).await,
+        Command::DockerEnv(args) if args.unset => docker_env::unset(&global, &args),
         command => {
             let app = App::new(&global)?;
             with_app(&app, command).await

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Rig;
 use super::schema::assert_documented;
 
+#[expect(clippy::too_many_lines, reason = "a list of requests, one per line")]
 #[tokio::test]
 async fn every_error_is_a_problem_with_the_requests_id() {
     let rig = Rig::new().await;

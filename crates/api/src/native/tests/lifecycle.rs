@@ -10,6 +10,7 @@ use wire::link::{Frame, FrameKind};
 use super::Rig;
 use super::schema::assert_documented;
 
+#[expect(clippy::too_many_lines, reason = "a list of requests, one per line")]
 #[tokio::test]
 async fn answers_are_as_documented() {
     let rig = Rig::new().await;

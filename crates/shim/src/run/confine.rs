@@ -23,10 +23,10 @@ use libcontainer::workload::{
 };
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use shim::message::{Failure, FailureKind};
+use shim::message::{Failure, FailureKind, WindowSize};
 
 use super::identity::Identity;
-use super::{init, mounts, seccomp};
+use super::{init, mounts, seccomp, streams};
 
 /// Capability sets as bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +50,8 @@ pub(crate) struct Confine {
     pub(crate) filter: Option<Rc<Vec<u8>>>,
     pub(crate) cgroup_view: Option<Rc<OwnedFd>>,
     pub(crate) init: bool,
-    pub(crate) terminal: bool,
+    /// First size of the terminal; set here so that the program never sees another.
+    pub(crate) terminal: Option<WindowSize>,
     pub(crate) failures: Rc<OwnedFd>,
 }
 
@@ -125,6 +126,9 @@ impl Confine {
 
     /// Never returns but with an error.
     fn become_program(&self) -> Result<Infallible, Failure> {
+        if let Some(size) = self.terminal {
+            streams::resize(&io::stdin(), size).map_err(|error| other("terminal size", &error))?;
+        }
         let program = self.find_program()?;
         let args = strings(&self.args)?;
         let env = strings(&self.env)?;
@@ -142,7 +146,8 @@ impl Confine {
             self.load_filter()?;
         }
         if self.init {
-            init::stay_as_init(self.terminal).map_err(|error| other("start init", &error))?;
+            init::stay_as_init(self.terminal.is_some())
+                .map_err(|error| other("start init", &error))?;
         }
         let error = match nix::unistd::execve(&program, &args, &env) {
             Err(error) => error,

@@ -457,7 +457,7 @@ fn take_confinement(
         filter,
         cgroup_view: inherited.cgroup_view,
         init: start.init,
-        terminal: start.terminal.is_some(),
+        terminal: start.terminal,
         failures: Rc::new(inherited.failures),
     };
     if let Value::Object(process) = process {

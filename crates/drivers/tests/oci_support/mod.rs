@@ -160,6 +160,22 @@ impl Drop for Host {
     fn drop(&mut self) {
         // Nothing may be left: processes, cgroups, mounts.
         let path = self.dir.path().to_str().unwrap().to_owned();
+        if std::thread::panicking() {
+            // A failed test leaves its tasks running; they must not outlive it.
+            let cgroups = drivers::oci::cgroup::Cgroups::detect(&self.name).unwrap();
+            let pool = model::PoolId::parse("0123456789abcdef").unwrap();
+            for entry in std::fs::read_dir(self.dir.path().join("data/tasks"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                if let Some(Ok(id)) = entry.file_name().to_str().map(WorkloadId::parse) {
+                    let cgroup = cgroups.workload(&pool, &id);
+                    let _ = cgroup.kill();
+                    let _ = cgroup.remove();
+                }
+            }
+        }
         let begin = std::time::Instant::now();
         let mut left = leftovers(&path, &self.name);
         while !left.is_empty() && begin.elapsed() < PATIENCE {

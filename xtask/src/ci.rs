@@ -93,6 +93,7 @@ pub fn run(repo: &Repo, only: &[String]) -> Result<()> {
         bail!("there is no step {name}; there are {}", names.join(", "));
     }
     setup::install(setup::Purpose::Test)?;
+    setup::docker_client(repo)?;
     let mut results: Vec<(&str, Duration, Result<()>)> = Vec::new();
     for step in STEPS {
         if !only.is_empty() && !only.iter().any(|name| name == step.name) {
@@ -125,7 +126,13 @@ pub fn run(repo: &Repo, only: &[String]) -> Result<()> {
 }
 
 fn cargo(repo: &Repo, arguments: &[&str]) -> Result<()> {
-    process::run(process::cargo(repo).args(arguments))
+    let mut cargo = process::cargo(repo);
+    cargo.args(arguments);
+    // Where the docker client was unpacked if the machine has none: tests call it by name.
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":");
+    path.push(repo.target().join("tools"));
+    process::run(cargo.env("PATH", path))
 }
 
 /// The committed OpenAPI document is what the program says of itself.

@@ -102,6 +102,18 @@ pub const PACKAGES: &[Package] = &[
         "asking the demo's web server",
     ),
     package(
+        "busybox-static",
+        Purpose::Test,
+        "/bin/busybox",
+        "the root file system of driver and shim tests",
+    ),
+    package(
+        "procps",
+        Purpose::Test,
+        "ps",
+        "the process lists of hosts and containers",
+    ),
+    package(
         "docker-registry",
         Purpose::Test,
         "docker-registry",

@@ -276,7 +276,7 @@ fn events_tell_the_story() {
 fn the_pool_presents_itself_as_one_engine() {
     let pool = Cluster::shared().pool("engine");
     let info: Value =
-        serde_json::from_str(&pool.docker(&["info", "--format", "json"]).ok()).unwrap();
+        serde_json::from_str(&pool.docker(&["info", "--format", "{{json .}}"]).ok()).unwrap();
     assert!(
         info["NCPU"].as_u64() > Some(0) && info["MemTotal"].as_u64() > Some(0),
         "{info}"

@@ -171,6 +171,10 @@ pub enum Scope<'a> {
 
 /// Proof that a caller was authorised; only [`authorise`] makes one, and every commit of a verb asks for it.
 #[derive(Debug)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "nobody in this crate may make one by hand either"
+)]
 pub struct Grant {
     /// Who.
     pub caller: String,

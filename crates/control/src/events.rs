@@ -66,6 +66,7 @@ impl Default for EventLog {
 }
 
 impl EventLog {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one event")]
     pub(crate) fn push(
         &self,
         pool: Option<PoolId>,
@@ -134,17 +135,11 @@ impl EventLog {
             self.workload(after, "create", &[]);
             return;
         };
-        // Whoever watches knows the workload by the name it had.
-        let named = if after.desired == DesiredState::Removed {
-            before
-        } else {
-            after
-        };
-        if before.name != after.name && after.desired != DesiredState::Removed {
+        if before.name != after.name {
             self.workload(after, "rename", &[("oldName", before.name.to_string())]);
         }
         if before.spec != after.spec {
-            self.workload(named, "update", &[]);
+            self.workload(after, "update", &[]);
         }
         if let DesiredState::Stopped {
             signal: Some(signal),
@@ -152,29 +147,29 @@ impl EventLog {
         } = after.desired
             && before.desired != after.desired
         {
-            self.workload(named, "kill", &[("signal", signal.to_string())]);
+            self.workload(after, "kill", &[("signal", signal.to_string())]);
         }
         let (old, new) = (&before.status, &after.status);
         if new.started_at.is_some() && new.started_at != old.started_at {
-            self.workload(named, "start", &[]);
+            self.workload(after, "start", &[]);
         }
         if new.oom_killed && !old.oom_killed {
-            self.workload(named, "oom", &[]);
+            self.workload(after, "oom", &[]);
         }
         if new.finished_at.is_some() && new.finished_at != old.finished_at {
-            self.workload(named, "die", &[("exitCode", new.exit_code.to_string())]);
+            self.workload(after, "die", &[("exitCode", new.exit_code.to_string())]);
             if matches!(after.desired, DesiredState::Stopped { .. }) {
-                self.workload(named, "stop", &[]);
+                self.workload(after, "stop", &[]);
             }
         }
         match (old.phase, new.phase) {
-            (model::Phase::Running, model::Phase::Paused) => self.workload(named, "pause", &[]),
-            (model::Phase::Paused, model::Phase::Running) => self.workload(named, "unpause", &[]),
+            (model::Phase::Running, model::Phase::Paused) => self.workload(after, "pause", &[]),
+            (model::Phase::Paused, model::Phase::Running) => self.workload(after, "unpause", &[]),
             _ => {}
         }
         let gone = |w: &Workload| w.desired == DesiredState::Removed && !w.status.phase.is_alive();
         if gone(after) && !gone(before) {
-            self.workload(named, "destroy", &[]);
+            self.workload(after, "destroy", &[]);
         }
     }
 

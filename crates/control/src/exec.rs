@@ -174,6 +174,10 @@ impl Control {
     ///
     /// # Errors
     /// When it was started before, or the host could not start it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "who, where, what, and how: the form of every verb"
+    )]
     pub async fn exec_start(
         &self,
         caller: &Caller,

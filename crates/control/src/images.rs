@@ -104,6 +104,10 @@ impl Control {
     ///
     /// # Errors
     /// When the caller may not or no host is ready; later failures come as events.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "who, where, what, and how: the form of every verb"
+    )]
     pub async fn image_pull(
         &self,
         caller: &Caller,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::host::WorkloadReport;
-use model::{DesiredState, HostId, Key, Name, Object, Phase, TaskStatus, Workload, WorkloadId};
+use model::{DesiredState, HostId, Key, Object, Phase, TaskStatus, Workload, WorkloadId};
 use store::{Snapshot, Transaction};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -167,12 +167,10 @@ impl Control {
     }
 }
 
-/// Marks a workload for removal: from now on it is gone for its pool, and its name is free.
+/// Marks a workload for removal: from now on it is gone for its pool, and its name is free (the store counts no names
+/// of workloads that are being removed).
 pub(crate) fn mark_removed(workload: &mut Workload) {
     workload.desired = DesiredState::Removed;
-    if let Ok(name) = Name::parse(&format!("removed.{}", workload.id.short())) {
-        workload.name = name;
-    }
 }
 
 /// The phase as far as can be known: unknown if the host cannot be reached.

@@ -172,6 +172,10 @@ impl Control {
     ///
     /// # Errors
     /// When it does not run.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "who, where, what, and how: the form of every verb"
+    )]
     pub async fn workload_resize(
         &self,
         caller: &Caller,

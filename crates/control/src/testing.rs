@@ -335,6 +335,7 @@ fn end(status: &mut TaskStatus, code: i32) {
     ));
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm per request of the protocol")]
 async fn answer(mut stream: LinkStream, request: StreamRequest, output: Bytes) -> Result<()> {
     let gone = |_| Error::new(ErrorKind::Unavailable, "gone");
     let json =

@@ -1,5 +1,7 @@
 //! The verbs against scripted hosts.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use control::workloads::{Changed, RemoveOptions, StopOptions, WaitCondition};
 use control::{Caller, Control, ErrorKind};
 use model::{DesiredState, Name, Phase, PoolId, WorkloadSpec};

@@ -10,6 +10,10 @@ use crate::{
 };
 
 /// Anything that is stored.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every object is a workload, the largest one"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "value")]
 pub enum Object {

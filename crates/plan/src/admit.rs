@@ -137,6 +137,10 @@ pub fn admit(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refusal> {
     check_devices_and_kernel(spec, policy)
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a flat list of independent checks, one after the other"
+)]
 fn check_form(spec: &WorkloadSpec) -> Result<(), Refusal> {
     let task = &spec.task;
     if task.entrypoint.is_empty() && task.args.is_empty() {
@@ -263,6 +267,10 @@ fn is_clean_absolute(path: &str) -> bool {
             .any(|segment| segment == ".." || segment == ".")
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a flat list of independent checks, one after the other"
+)]
 fn check_resources(spec: &WorkloadSpec) -> Result<(), Refusal> {
     let resources = &spec.task.resources;
     let memory = resources.memory_limit;
@@ -646,6 +654,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn nothing_dangerous_without_a_policy() {
         let none = PoolPolicy::default();
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use model::{Key, Kind, Name, Object, PoolId};
+use model::{DesiredState, Key, Kind, Name, Object, PoolId};
 
 /// Number of a committed state of the store; 0 is the state before the first commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -90,6 +90,8 @@ impl NameKey {
             Object::Pool(it) => (None, &it.name),
             Object::Host(it) => (None, &it.name),
             Object::Principal(it) => (None, &it.name),
+            // What is being removed is gone for its pool: its name is free, though its host still cleans up.
+            Object::Workload(it) if it.desired == DesiredState::Removed => return None,
             Object::Workload(it) => (Some(it.pool.clone()), &it.name),
             Object::Image(_)
             | Object::AccessToken(_)

@@ -43,6 +43,10 @@ pub const HEARTBEAT_SECONDS: u64 = 2;
 pub const SILENCE_SECONDS: u64 = 7;
 
 /// What a host says on its session.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one hello per session; everything else is small and short-lived"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "type")]
 pub enum FromHost {

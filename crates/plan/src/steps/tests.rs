@@ -205,6 +205,11 @@ fn start_steps(attempt: u32) -> Vec<Step> {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "a table of cases"
+)]
 fn what_is_done_follows_from_wanted_and_seen() {
     let network = NetworkStatus::default();
     let running = task(Phase::Running, 1, 0);

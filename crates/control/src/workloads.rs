@@ -235,13 +235,36 @@ impl Control {
             Action::WorkloadControl,
             Scope::Pool(pool),
         )?;
-        match self.commit_start(&grant, pool, id, false).await? {
+        let committed = self.commit_start(&grant, pool, id, false).await;
+        if let Err(error) = &committed {
+            self.remove_unstarted(caller, pool, id, error).await;
+        }
+        match committed? {
             None => Ok(Changed::Already),
             Some(run) => {
                 Counters::add(&self.inner.counters.starts, 1);
                 self.wait_started(id, run).await?;
                 Ok(Changed::Yes)
             }
+        }
+    }
+
+    /// What is to be removed when it ends, and could not even be placed, is removed now: whoever waits for its removal
+    /// (`docker run --rm`) would wait for ever.
+    async fn remove_unstarted(&self, caller: &Caller, pool: &PoolId, id: &WorkloadId, why: &Error) {
+        if matches!(why.kind, ErrorKind::NotFound | ErrorKind::Conflict) {
+            return;
+        }
+        let never_ran = self
+            .snapshot()
+            .workload(id)
+            .is_some_and(|workload| workload.spec.auto_remove && workload.run == 0);
+        if never_ran
+            && let Err(error) = self
+                .workload_remove(caller, pool, id, RemoveOptions::default())
+                .await
+        {
+            tracing::debug!(%id, ?error, "could not remove what could not be started");
         }
     }
 

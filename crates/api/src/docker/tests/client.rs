@@ -88,6 +88,11 @@ async fn docker_run_in_the_foreground() {
     let said = endpoint.run("run --network host busybox true", None).await;
     assert_eq!(said.code, 125, "{}", said.err);
     assert!(said.err.contains("policy"), "{}", said.err);
+    let said = endpoint
+        .run("run --rm --memory 1t busybox true", None)
+        .await;
+    assert_eq!(said.code, 125, "{}", said.err);
+    assert!(said.err.contains("no host fits"), "{}", said.err);
     let said = endpoint.run("run --rm nosuch true", None).await;
     assert!(said.err.contains("manifest unknown"), "{}", said.err);
 }

@@ -221,7 +221,6 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
             "{size}: {text} {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let last: String = text.lines().rev().take(5).collect();
         assert!(
             text.contains("failed as expected: no space left on the disk of the image store"),
             "{text}"

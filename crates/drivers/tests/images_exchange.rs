@@ -205,6 +205,10 @@ async fn archives_of_other_programs_are_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn bad_archives_are_refused_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -302,7 +306,7 @@ async fn bad_archives_are_refused_and_leave_nothing() {
 
 fn tagged(tag: &str) -> Vec<u8> {
     let layer = base();
-    let config = config(&[layer.clone()], "x");
+    let config = config(std::slice::from_ref(&layer), "x");
     let manifest =
         serde_json::json!([{ "Config": "c", "RepoTags": [tag], "Layers": ["l"] }]).to_string();
     archive(&[

@@ -230,6 +230,10 @@ async fn the_variant_for_this_machine_is_chosen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn bad_documents_are_refused_clearly() {
     let fake = Fake::start(|_| None).await;
     let digest = format!("sha256:{}", "a".repeat(64));

@@ -115,7 +115,7 @@ async fn a_wrong_diff_id_names_both_digests_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let (real, promised) = (base(), upper());
-    let config = config(&[promised.clone()], "x");
+    let config = config(std::slice::from_ref(&promised), "x");
     let manifest =
         serde_json::json!([{ "Config": "c.json", "RepoTags": ["x:1"], "Layers": ["l/layer.tar"] }]);
     let bad = archive(&[

@@ -95,6 +95,10 @@ async fn refused(what: &str, layer: Vec<u8>, blob: Vec<u8>, limits: Limits) -> S
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn nothing_leaves_the_layer() {
     let up = "../../../../../../../canary";
     let cases: Vec<(&str, LayerTar)> = vec![
@@ -257,6 +261,10 @@ async fn nothing_leaves_the_layer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn bombs_are_stopped() {
     let few = Limits {
         layer_entries: 1000,
@@ -407,6 +415,10 @@ async fn too_many_layers_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn metadata_is_kept() {
     let long = format!("{}/{}", "p".repeat(200), "q".repeat(250));
     let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";

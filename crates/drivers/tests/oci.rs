@@ -381,6 +381,10 @@ fn exec(id: &model::WorkloadId, args: &[&str]) -> ExecRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn an_exec_runs_with_the_confinement_of_its_task() {
     let host = Host::new();
     let plan = host.plan(&["sleep", "1000"], |w| {

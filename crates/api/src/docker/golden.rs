@@ -72,6 +72,10 @@ fn with(config: &str, host: &str) -> String {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 fn refusals_name_the_field() {
     let mut out = String::new();
     for (config, host) in [

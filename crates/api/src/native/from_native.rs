@@ -85,6 +85,10 @@ pub(crate) fn spec(
     })
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "like cases one after the other: longer than it is complex"
+)]
 fn task(task: native::TaskSpec, image: &Image) -> Result<TaskSpec> {
     let config = &image.config;
     let (entrypoint, args) = command(task.entrypoint, task.args, config)?;

@@ -8,6 +8,10 @@ use serde_json::Value;
 use crate::server::{Rig, run_program};
 
 /// Every test by name.
+#[expect(
+    clippy::type_complexity,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 pub(crate) const ALL: &[(&str, fn(&Rig))] = &[
     ("pools", pools),
     ("a_workloads_life", a_workloads_life),

@@ -146,6 +146,10 @@ pub(super) fn logout(global: &Global) -> Result<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "like cases one after the other: longer than it is complex"
+)]
 pub(super) async fn token(app: &App, command: TokenCommand) -> Result<()> {
     match command {
         TokenCommand::Create {
@@ -234,6 +238,10 @@ async fn login_line(app: &App) -> String {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "like cases one after the other: longer than it is complex"
+)]
 pub(super) async fn user(app: &App, command: UserCommand) -> Result<()> {
     match command {
         UserCommand::Create {

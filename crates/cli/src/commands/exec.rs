@@ -25,6 +25,10 @@ pub(super) async fn exec(app: &App, args: ExecArgs) -> Result<u8> {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "like cases one after the other: longer than it is complex"
+)]
 async fn exec_inner(app: &App, args: &ExecArgs) -> Result<u8> {
     let keys = DetachKeys::parse(&args.detach_keys)?;
     let at = app.locate(&args.workload).await?;

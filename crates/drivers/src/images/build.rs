@@ -172,6 +172,10 @@ impl Operation {
     }
 
     /// Makes sure that a layer is in the store. Answers whether it was there already.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "like cases one after the other: longer than it is complex"
+    )]
     pub(crate) async fn obtain(
         self: &Arc<Self>,
         wanted: &WantedLayer,

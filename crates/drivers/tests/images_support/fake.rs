@@ -48,6 +48,10 @@ type Hook = dyn Fn(&Seen) -> Option<Reply> + Send + Sync;
 
 /// A registry in this process.
 #[derive(Clone)]
+#[expect(
+    clippy::type_complexity,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 pub struct Fake {
     pub port: u16,
     pub content: Arc<Mutex<HashMap<String, (String, Vec<u8>)>>>,

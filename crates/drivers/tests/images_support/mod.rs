@@ -31,6 +31,10 @@ impl LayerTar {
         Self::default()
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one scenario or one table of cases, read from top to bottom"
+    )]
     pub fn raw(
         mut self,
         kind: u8,

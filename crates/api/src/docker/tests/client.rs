@@ -98,6 +98,10 @@ async fn docker_run_in_the_foreground() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn docker_with_a_running_container() {
     let endpoint = Endpoint::open().await;
     let said = endpoint.run("run -d --name web --label a=b -p 8080:80 --memory 64m --cpus 0.5 --init busybox sleep 9", None).await;

@@ -177,6 +177,10 @@ impl FakeHost {
         session: control::links::LinkSession,
         mut outgoing: mpsc::Receiver<ToHost>,
     ) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a test's few reports; the sender is not async"
+        )]
         let (reports, mut waiting) = mpsc::unbounded_channel();
         let host = Self {
             tasks: Tasks::default(),
@@ -283,6 +287,10 @@ impl FakeHost {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one scenario or one table of cases, read from top to bottom"
+    )]
     async fn stream(self, mut stream: LinkStream, request: StreamRequest) {
         let ok = Frame::json(&StreamReply::Ok).unwrap();
         match request {

@@ -259,6 +259,10 @@ async fn filters_of_lists() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scenario or one table of cases, read from top to bottom"
+)]
 async fn bad_bodies_are_refused() {
     let world = world().await;
     let router = world.router();

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::core::{Core, CoreParts, EVENT_QUEUE};
-use crate::driver::Drivers;
+use crate::core::{Core, CoreParts, EVENT_QUEUE, Event};
+use crate::driver::{BlobSource, Drivers};
 use crate::identity::{Credentials, IdentityError, IdentityFolder, renew_when_due};
 use crate::job::JobContext;
 use crate::ledger::{Ledger, LedgerError};
@@ -30,7 +30,8 @@ pub struct AgentConfig {
     pub servers: Vec<String>,
     /// What is told of this machine.
     pub facts: HostFacts,
-    /// Whether documents are synced to disk before they are acknowledged; simulations do not.
+    /// Whether documents are synced to disk before they are acknowledged; simulations do not, and write the ledger in
+    /// the owner's own thread so that everything happens in one order.
     pub sync: bool,
     /// Where the time comes from.
     pub clock: Clock,
@@ -74,6 +75,11 @@ impl Agent {
         self.metrics.clone()
     }
 
+    /// What is told of this machine.
+    pub(crate) fn facts(&self) -> &HostFacts {
+        &self.config.facts
+    }
+
     /// The id this host joined with.
     ///
     /// # Errors
@@ -89,55 +95,32 @@ impl Agent {
     /// # Errors
     /// When the host has not joined or its ledger cannot be opened.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self {
-            config,
-            drivers,
-            metrics,
-        } = self;
-        let folder = IdentityFolder::of(&config.data_dir);
+        let folder = IdentityFolder::of(&self.config.data_dir);
         let credentials = Credentials::load(folder)?
             .map(Arc::new)
-            .ok_or_else(|| AgentError::NotJoined(config.data_dir.clone()))?;
-        let ledger_folder = config.data_dir.join("ledger");
-        let (ledger, recovered) = Ledger::open_when_free(&ledger_folder, config.sync).await?;
-        for path in &recovered.quarantined {
-            warn!(path = %path.display(), "ledger was not readable and was put aside");
-        }
-        info!(host = %credentials.host(), generation = recovered.desired.generation, "agent starts");
-        let (events, event_queue) = mpsc::channel(EVENT_QUEUE);
-        let (generation, generation_seen) = watch::channel(0);
+            .ok_or_else(|| AgentError::NotJoined(self.config.data_dir.clone()))?;
+        let config = self.config.clone();
+        let metrics = self.metrics();
         let links = Arc::new(Links::default());
-        let board = Arc::new(Board::default());
         let relay = Arc::new(LinkBlobs {
             links: links.clone(),
         });
-        let outboxes: Vec<Arc<Outbox>> = config.servers.iter().map(|_| Arc::default()).collect();
-        let core = Core::new(CoreParts {
-            drivers: drivers.clone(),
-            clock: config.clock,
-            metrics: metrics.clone(),
-            board: board.clone(),
-            outboxes: outboxes.clone(),
-            generation,
-            context: JobContext::new(drivers.clone(), relay, events.clone(), board.clone()),
-            ledger,
-            recovered,
-        });
+        let assembly = Assembly::new(self, config.servers.len(), relay).await?;
+        info!(host = %credentials.host(), generation = *assembly.generation.borrow(), "agent starts");
         let mut side = JoinSet::new();
-        for (index, (server, outbox)) in config.servers.iter().zip(outboxes).enumerate() {
+        for (index, (server, outbox)) in
+            config.servers.iter().zip(&assembly.outboxes).enumerate()
+        {
             let link = Link {
                 index,
                 server: server.clone(),
                 credentials: credentials.clone(),
                 links: links.clone(),
                 facts: config.facts.clone(),
-                generation: generation_seen.clone(),
-                outbox,
-                events: events.clone(),
-                streams: StreamContext {
-                    drivers: drivers.clone(),
-                    board: board.clone(),
-                },
+                generation: assembly.generation.clone(),
+                outbox: outbox.clone(),
+                events: assembly.events.clone(),
+                streams: assembly.streams.clone(),
                 metrics: metrics.clone(),
                 shutdown: shutdown.clone(),
                 slots: Link::stream_slots(),
@@ -150,9 +133,63 @@ impl Agent {
             config.clock,
             shutdown.clone(),
         ));
-        core.run(event_queue, shutdown).await;
+        assembly.core.run(assembly.queue, shutdown).await;
         // The links have heard the same shutdown.
         while side.join_next().await.is_some() {}
         Ok(())
+    }
+}
+
+/// The parts that do not depend on how sessions are carried.
+pub(crate) struct Assembly {
+    pub(crate) core: Core,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) queue: mpsc::Receiver<Event>,
+    pub(crate) generation: watch::Receiver<u64>,
+    pub(crate) outboxes: Vec<Arc<Outbox>>,
+    pub(crate) streams: StreamContext,
+}
+
+impl Assembly {
+    /// Opens the ledger and puts the owner together, with an outbox per link.
+    pub(crate) async fn new(
+        agent: Agent,
+        links: usize,
+        relay: Arc<dyn BlobSource>,
+    ) -> Result<Self, AgentError> {
+        let Agent {
+            config,
+            drivers,
+            metrics,
+        } = agent;
+        let ledger_folder = config.data_dir.join("ledger");
+        let (ledger, recovered) = Ledger::open_when_free(&ledger_folder, config.sync).await?;
+        for path in &recovered.quarantined {
+            warn!(path = %path.display(), "ledger was not readable and was put aside");
+        }
+        let (events, queue) = mpsc::channel(EVENT_QUEUE);
+        let (generation, generation_seen) = watch::channel(0);
+        let board = Arc::new(Board::default());
+        let outboxes: Vec<Arc<Outbox>> = (0..links).map(|_| Arc::default()).collect();
+        let core = Core::new(CoreParts {
+            drivers: drivers.clone(),
+            clock: config.clock,
+            metrics,
+            board: board.clone(),
+            outboxes: outboxes.clone(),
+            generation,
+            context: JobContext::new(drivers.clone(), relay, events.clone(), board.clone()),
+            ledger,
+            recovered,
+            block: !config.sync,
+        });
+        Ok(Self {
+            core,
+            events,
+            queue,
+            generation: generation_seen,
+            outboxes,
+            streams: StreamContext { drivers, board },
+        })
     }
 }

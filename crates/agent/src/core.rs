@@ -84,6 +84,8 @@ pub(crate) struct CoreParts {
     pub(crate) context: JobContext,
     pub(crate) ledger: Ledger,
     pub(crate) recovered: Recovered,
+    /// Write the ledger in the owner's own thread: for simulations, which must not depend on other threads' speed.
+    pub(crate) block: bool,
 }
 
 /// All state of the host.
@@ -100,6 +102,7 @@ pub(crate) struct Core {
     wakes: BTreeSet<(Timestamp, WorkloadId)>,
     /// `None` while a batch is being written.
     ledger: Option<Ledger>,
+    block: bool,
     batch: Batch,
     write_not_before: Option<tokio::time::Instant>,
     complete: BTreeSet<ImageId>,
@@ -126,6 +129,7 @@ impl Core {
             entries: BTreeMap::new(),
             wakes: BTreeSet::new(),
             ledger: Some(parts.ledger),
+            block: parts.block,
             batch: Batch::default(),
             write_not_before: None,
             complete,

@@ -19,6 +19,7 @@ pub mod identity;
 mod job;
 pub mod ledger;
 pub mod link;
+pub mod local;
 pub mod metrics;
 mod outbox;
 pub mod streams;

@@ -895,10 +895,21 @@ fn stop_limit(options: StopOptions, workload: &Workload) -> Option<Duration> {
     grace(workload, options).map(|seconds| HOST_LIMIT + Duration::from_secs(u64::from(seconds)))
 }
 
+/// Exit code of what was killed, and of what was stopped before it was started.
+const KILLED: i32 = 137;
+
 fn outcome(workload: &Workload) -> WaitOutcome {
-    let error = &workload.status.error;
+    let status = &workload.status;
+    let error = &status.error;
+    // A host may say only that a removed workload is gone: what lived, or was about to, was then killed.
+    let unheard = match status.phase {
+        Phase::Running | Phase::Paused | Phase::Unknown => true,
+        Phase::Pending | Phase::Preparing => workload.run > 0,
+        Phase::Restarting | Phase::Exited | Phase::Failed => false,
+    };
+    let killed = unheard && workload.desired == DesiredState::Removed;
     WaitOutcome {
-        exit_code: workload.status.exit_code,
+        exit_code: if killed { KILLED } else { status.exit_code },
         error: (workload.status.phase == Phase::Failed && !error.is_empty()).then(|| error.clone()),
     }
 }
@@ -911,7 +922,9 @@ fn waited(
 ) -> bool {
     let status = &workload.status;
     let over = workload.run == 0 || (status.phase.is_final() && status.run >= workload.run);
-    let removed = workload.desired == DesiredState::Removed && !status.phase.is_alive();
+    // What has run or may run is over when its host says so: the record goes then.
+    let removed = workload.desired == DesiredState::Removed
+        && (workload.run == 0 || status.phase.is_final());
     match condition {
         WaitCondition::NotRunning => over || removed,
         WaitCondition::NextExit => {

@@ -234,12 +234,18 @@ impl Core {
         let batch = std::mem::take(&mut self.batch);
         let generation = self.desired.generation;
         let events = self.context.events.clone();
+        let block = self.block;
         self.jobs.spawn(async move {
-            let written = tokio::task::spawn_blocking(move || {
+            let write = move || {
                 let result = ledger.write(&batch);
                 (ledger, result)
-            });
-            if let Ok((ledger, result)) = written.await {
+            };
+            let written = if block {
+                Ok(write())
+            } else {
+                tokio::task::spawn_blocking(write).await
+            };
+            if let Ok((ledger, result)) = written {
                 let ledger = Box::new(ledger);
                 let event = Event::Written {
                     ledger,

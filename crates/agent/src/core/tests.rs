@@ -116,6 +116,7 @@ impl Bench {
             ),
             ledger,
             recovered,
+            block: false,
         });
         self.running = Some(Running {
             events,

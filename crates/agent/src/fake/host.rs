@@ -80,6 +80,8 @@ pub(super) struct State {
     pub(super) next_address: u32,
     pub(super) pulls: BTreeMap<String, crate::driver::ImportedImage>,
     pub(super) starts: Vec<(WorkloadId, u64, u32)>,
+    pub(super) ends: Vec<(WorkloadId, u64, u32, i32)>,
+    pub(super) slow: std::time::Duration,
 }
 
 /// A host in memory; all three drivers at once.
@@ -143,6 +145,10 @@ impl FakeHost {
             Halt,
             Done(Result<T, DriverError>),
         }
+        let slow = self.look(|s| s.slow);
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         let way = self.with(|state| {
             let number = state.operations;
             if state.halted || state.halt == Some(Halt::Before(number)) {
@@ -172,6 +178,21 @@ impl FakeHost {
             Way::Halt => std::future::pending().await,
             Way::Done(result) => result,
         }
+    }
+
+    /// Every operation takes so long from now on.
+    pub fn slow(&self, each: std::time::Duration) {
+        self.with(|s| s.slow = each);
+    }
+
+    /// Takes back scripted failures, halts and slowness that have not come yet. What hangs goes on hanging.
+    pub fn heal(&self) {
+        self.with(|s| {
+            s.failures.clear();
+            s.hangs.clear();
+            s.slow = std::time::Duration::ZERO;
+        });
+        self.go_on();
     }
 
     /// The next operation of this kind fails.
@@ -232,6 +253,27 @@ impl FakeHost {
         self.look(|s| s.journal.iter().cloned().collect())
     }
 
+    /// What was done since so many operations had been done, and how many that makes.
+    #[must_use]
+    pub fn journal_since(&self, known: usize) -> (Vec<(Op, String)>, usize) {
+        self.look(|s| {
+            let first = s.operations - s.journal.len();
+            let skip = known.saturating_sub(first);
+            (s.journal.iter().skip(skip).cloned().collect(), s.operations)
+        })
+    }
+
+    /// Every task on the host, with its state.
+    #[must_use]
+    pub fn statuses(&self) -> BTreeMap<WorkloadId, TaskStatus> {
+        self.look(|s| {
+            let tasks = s.tasks.iter();
+            tasks
+                .map(|(id, t)| (id.clone(), t.status.clone()))
+                .collect()
+        })
+    }
+
     /// Waits until something is true of the host.
     pub async fn wait(&self, done: impl Fn(&FakeHost) -> bool) {
         let mut changed = self.changed.subscribe();
@@ -252,6 +294,18 @@ impl FakeHost {
     #[must_use]
     pub fn starts(&self) -> Vec<(WorkloadId, u64, u32)> {
         self.look(|s| s.starts.clone())
+    }
+
+    /// Attempts that began after so many others.
+    #[must_use]
+    pub fn starts_since(&self, known: usize) -> Vec<(WorkloadId, u64, u32)> {
+        self.look(|s| s.starts.iter().skip(known).cloned().collect())
+    }
+
+    /// Attempts that ended after so many others, each with its exit code.
+    #[must_use]
+    pub fn ends_since(&self, known: usize) -> Vec<(WorkloadId, u64, u32, i32)> {
+        self.look(|s| s.ends.iter().skip(known).cloned().collect())
     }
 
     /// Signals a task got.
@@ -287,13 +341,25 @@ impl FakeHost {
         self.finish(id, None, exit_code);
     }
 
+    /// The kernel kills a task because memory ran out.
+    pub fn run_out_of_memory(&self, id: &WorkloadId) {
+        self.with(|s| {
+            if let Some(task) = s.tasks.get_mut(id) {
+                task.status.oom_killed = true;
+            }
+        });
+        self.finish(id, None, 137);
+    }
+
     /// As after a loss of power: nothing lives, namespaces and networks are gone.
     pub fn reboot(&self) {
         self.with(|s| {
             s.attached.clear();
-            for task in s.tasks.values_mut() {
+            for (id, task) in &mut s.tasks {
                 task.namespace = false;
                 if task.status.phase.is_alive() {
+                    let key = (task.status.run, task.status.restart_count);
+                    s.ends.push((id.clone(), key.0, key.1, 255));
                     task.status.phase = Phase::Exited;
                     task.status.exit_code = 255;
                     task.status.pid = 0;
@@ -334,7 +400,9 @@ impl FakeHost {
             }
             end_status(&mut task.status, exit_code, now);
             task.namespace = false;
-            Some(observed(id, task))
+            let ended = observed(id, task);
+            s.ends.push((id.clone(), key.0, key.1, exit_code));
+            Some(ended)
         });
         if let Some(task) = ended {
             // Nobody listening is a dead agent: it will observe.

@@ -116,6 +116,10 @@ impl ImageStore for FakeHost {
             DriverError::new(ErrorClass::Invalid, format!("not a fake archive: {e}"))
         })?;
         for image in &images {
+            for layer in &image.content.layers {
+                let bytes = Bytes::from(layer.blob.to_string());
+                self.add_blob(layer.blob.clone(), bytes);
+            }
             if let Ok(id) = ImageId::parse(image.content.config.as_str()) {
                 self.image_added(id);
             }

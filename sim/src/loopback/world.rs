@@ -16,9 +16,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::operators::Crowd;
-use crate::random::Random;
-use crate::server::Server;
+use crate::loopback::operators::Crowd;
+use crate::loopback::random::Random;
+use crate::loopback::server::Server;
 
 /// A fake host with its agent.
 pub struct SimHost {

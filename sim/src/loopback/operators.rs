@@ -10,9 +10,9 @@ use control::{Caller, Control, ErrorKind};
 use model::{ImageId, PoolId, WorkloadId, WorkloadSpec};
 use tokio::task::JoinSet;
 
-use crate::Options;
-use crate::random::Random;
-use crate::world::World;
+use crate::loopback::Options;
+use crate::loopback::random::Random;
+use crate::loopback::world::World;
 
 /// Longest time a person waits for an answer; the operation goes on without them.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -20,6 +20,6 @@ async fn some_seeds_hold() {
             "--faults",
             "25",
         ];
-        sim::run(&sim::Options::parse_from(options)).await.unwrap();
+        sim::loopback::run(&sim::loopback::Options::parse_from(options)).await.unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use model::{DesiredState, Phase, RestartPolicy, TaskStatus, Workload, WorkloadId};
 
-use crate::world::{POLL, World};
+use crate::loopback::world::{POLL, World};
 
 /// Waits until everything holds; fails with what does not.
 ///

@@ -1,0 +1,1 @@
+//! Each thing that must hold can fail.

@@ -339,6 +339,11 @@ impl Next<'_> {
         match self.seen.state() {
             State::Alive { .. } | State::Prepared { .. } => self.kill("it is to be removed"),
             State::Nothing | State::Ended => {
+                // Without this the network would be taken away again and again until the rest may be tried again.
+                if let Some(until) = self.memory.chore_blocked_until(Chore::Remove, self.now) {
+                    self.wake(until);
+                    return;
+                }
                 // Both are asked for even if nothing was seen: a crash may have left half of it behind.
                 if !self.chore(Chore::Detach, Step::Detach, "it is to be removed") {
                     return;

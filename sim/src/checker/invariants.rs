@@ -64,7 +64,9 @@ pub const ALL: [Invariant; 22] = [
 
 fn unique_names(world: &World) -> Result<(), String> {
     let mut seen = BTreeMap::new();
-    for workload in world.workloads.values() {
+    // The name of one that is being removed is free.
+    let named = world.workloads.values();
+    for workload in named.filter(|w| w.desired != DesiredState::Removed) {
         let key = (&workload.pool, &workload.name);
         if let Some(other) = seen.insert(key, &workload.id) {
             return Err(format!(

@@ -111,7 +111,8 @@ pub struct Memory {
     pub limits: Option<Box<Resources>>,
     /// Everything of it was deleted.
     pub removed: bool,
-    pub(super) retry: Option<Retry>,
+    /// Chores that failed last time; at most one entry of each.
+    pub(super) retries: Vec<Retry>,
 }
 
 fn backoff(earlier: u32) -> i64 {
@@ -152,7 +153,7 @@ impl Memory {
     }
 
     pub(super) fn chore_blocked_until(&self, chore: Chore, now: Timestamp) -> Option<Timestamp> {
-        let retry = self.retry.filter(|r| r.chore == chore)?;
+        let retry = self.retries.iter().find(|r| r.chore == chore)?;
         blocked(Some(retry.at), now)
     }
 
@@ -333,7 +334,7 @@ impl Memory {
                 self.error.clear();
                 self.stop = None;
                 self.kill_sent = None;
-                self.retry = None;
+                self.retries.clear();
                 self.limits = Some(Box::new(want.spec.task.resources.clone()));
             }
             // A signal that could not be delivered does not stop the clock: the kill comes.
@@ -403,17 +404,15 @@ impl Memory {
     }
 
     fn chore(&mut self, chore: Chore, result: Result<(), &Failure>, now: Timestamp) {
-        let earlier = self.retry.filter(|r| r.chore == chore);
+        let earlier = self.retries.iter().position(|r| r.chore == chore);
+        let earlier = earlier.map(|index| self.retries.swap_remove(index));
         match result {
-            Ok(()) if earlier.is_some() => {
-                self.retry = None;
-                self.error.clear();
-            }
+            Ok(()) if earlier.is_some() => self.error.clear(),
             Ok(()) => {}
             Err(failure) => {
                 let tries = earlier.map_or(0, |r| r.tries);
                 self.error.clone_from(&failure.message);
-                self.retry = Some(Retry {
+                self.retries.push(Retry {
                     chore,
                     tries: tries.saturating_add(1),
                     at: now.plus_millis(backoff(tries)),

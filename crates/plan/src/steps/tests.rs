@@ -628,6 +628,48 @@ fn losing_the_memory_begins_nothing_twice() {
 }
 
 #[test]
+fn what_cannot_be_done_is_not_tried_without_a_pause() {
+    let failure = Failure {
+        message: "busy".into(),
+        retry: true,
+    };
+    let mut limited = want(DesiredState::Paused, 1);
+    limited.spec.task.resources.memory_limit = Some(1 << 20);
+    let cases = [
+        (
+            want(DesiredState::Removed, 1),
+            exited(1, 0, 0),
+            Step::Remove,
+        ),
+        (limited, task(Phase::Running, 1, 0), Step::Pause),
+    ];
+    for (want, seen, last) in cases {
+        let mut world = World {
+            task: Some(seen),
+            memory: known(1, 0),
+            ..World::default()
+        };
+        let mut steps = 0;
+        for _ in 0..10 {
+            for planned in world.plan(&want, NOW).steps {
+                steps += 1;
+                // Detaching works, all else fails.
+                let result = match planned.step {
+                    Step::Detach => Ok(()),
+                    _ => Err(&failure),
+                };
+                world.memory.record(&want, &planned.step, result, NOW);
+                if result.is_err() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(steps, 2, "{last:?}");
+        assert!(world.plan(&want, NOW).wake_at.is_some(), "{last:?}");
+    }
+}
+
+#[test]
 fn new_limits_are_applied_once() {
     let mut world = World::default();
     let mut now = NOW;

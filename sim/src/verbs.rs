@@ -36,10 +36,12 @@ impl Cluster {
                         let outcome = workload_verb(&control, &pool, &id, verb).await?;
                         if let Answer::Waited(outcome) = &outcome {
                             past.with(|past| {
+                                let runs = past.runs.get(&id).copied().unwrap_or(0);
                                 past.waits.push(Wait {
+                                    runs,
                                     id,
                                     outcome: outcome.clone(),
-                                })
+                                });
                             });
                         }
                         Ok(format!("{outcome:?}"))

@@ -33,6 +33,10 @@ const STREAM_OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// Streams that were asked for and not opened yet, over all hosts.
 const PENDING_MAX: usize = 4096;
 
+/// How often and how long it is tried to record that a host has gone: a day of a store that cannot be written.
+const LEFT_TRIES: u32 = 17_280;
+const LEFT_AGAIN: Duration = Duration::from_secs(5);
+
 /// One end of a stream: frames to the other end and from it.
 pub struct LinkStream {
     /// To the other end.
@@ -264,16 +268,24 @@ impl Control {
         if self.inner.hub.is_connected(host) {
             return;
         }
-        let left = self
-            .host_change(host, |record| {
-                record.status.connected = false;
-                record.status.last_seen = Some(now());
-            })
-            .await;
-        if let Err(error) = left
-            && error.kind != ErrorKind::NotFound
-        {
-            tracing::warn!(%host, ?error, "could not record that the host is gone");
+        for _ in 0..LEFT_TRIES {
+            let left = self
+                .host_change(host, |record| {
+                    record.status.connected = false;
+                    record.status.last_seen = Some(now());
+                })
+                .await;
+            match left {
+                Err(error) if error.kind != ErrorKind::NotFound => {
+                    tracing::warn!(%host, ?error, "could not record that the host is gone, trying again");
+                    tokio::time::sleep(LEFT_AGAIN).await;
+                    let closed = self.store().watch(self.snapshot().revision).is_err();
+                    if closed || self.inner.hub.is_connected(host) {
+                        return;
+                    }
+                }
+                Ok(()) | Err(_) => break,
+            }
         }
         self.inner.waiters.wake_all();
     }
@@ -285,15 +297,9 @@ impl Control {
             FromHost::Accepted { generation } => {
                 tracing::debug!(host = %session.host, generation, "document accepted");
             }
-            FromHost::Status { reports, complete } => session.reports.add(reports, complete),
-            FromHost::Images { images } => {
-                let changed = self
-                    .host_change(&session.host, |host| host.status.images.clone_from(&images))
-                    .await;
-                if let Err(error) = changed {
-                    tracing::warn!(host = %session.host, ?error, "could not record the host's images");
-                }
-            }
+            // A whole report says nothing more than its entries: what is missing in it may be news to the host.
+            FromHost::Status { reports, .. } => session.reports.add(reports),
+            FromHost::Images { images } => session.reports.images(images),
         }
     }
 

@@ -1,20 +1,22 @@
 //! Takes in what hosts report.
 //!
 //! A host can report only on what is placed on it. Reports are batched per host: while one commit is under way the
-//! next reports gather, of each workload only the newest.
+//! next reports gather, of each workload only the newest. What the store refuses is kept and tried again: a host says
+//! everything once only.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::host::WorkloadReport;
-use model::{DesiredState, HostId, Key, Object, Phase, TaskStatus, Workload, WorkloadId};
+use model::{DesiredState, HostId, ImageId, Key, Object, Phase, TaskStatus, Workload, WorkloadId};
 use store::{Snapshot, Transaction};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Action;
 use crate::core::Control;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::metrics::Counters;
 use crate::streams::Attaching;
 
@@ -29,14 +31,17 @@ struct Waiting {
     more: Notify,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Batch {
     reports: BTreeMap<WorkloadId, Option<TaskStatus>>,
-    complete: bool,
+    images: Option<BTreeSet<ImageId>>,
 }
 
 /// Workloads changed in one transaction: below the store's limit of 64 changes.
 const BATCH_MAX: usize = 60;
+
+/// Pause before what the store refused is tried again: a full disk or a lost store does not mend faster.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Reports {
     /// Starts the task that commits a host's reports until the session ends.
@@ -49,11 +54,14 @@ impl Reports {
                     () = task.more.notified() => {}
                     () = ended.cancelled() => return,
                 }
-                let batch = std::mem::take(
-                    &mut *task.reports.lock().unwrap_or_else(PoisonError::into_inner),
-                );
-                if let Err(error) = control.take_reports(&host, batch).await {
-                    tracing::error!(%host, ?error, "could not record what the host reported");
+                let mut batch = std::mem::take(&mut *task.lock());
+                if let Err(error) = control.take_batch(&host, &mut batch).await {
+                    tracing::error!(%host, ?error, "could not record what the host reported, trying again");
+                    task.put_back(batch);
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        () = ended.cancelled() => return,
+                    }
                 }
             }
         });
@@ -61,36 +69,79 @@ impl Reports {
     }
 
     /// Adds reports; newer ones replace older ones of the same workload.
-    pub(crate) fn add(&self, reports: Vec<WorkloadReport>, complete: bool) {
-        let mut batch = self
-            .waiting
-            .reports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        batch.complete |= complete;
-        for report in reports {
-            batch.reports.insert(report.id, report.status);
-        }
-        drop(batch);
+    pub(crate) fn add(&self, reports: Vec<WorkloadReport>) {
+        let reports = reports.into_iter().map(|report| (report.id, report.status));
+        self.waiting.lock().reports.extend(reports);
+        self.waiting.more.notify_one();
+    }
+
+    /// The images that are complete on the host.
+    pub(crate) fn images(&self, images: BTreeSet<ImageId>) {
+        self.waiting.lock().images = Some(images);
         self.waiting.more.notify_one();
     }
 }
 
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Batch> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What came meanwhile is newer.
+    fn put_back(&self, old: Batch) {
+        let mut batch = self.lock();
+        for (id, status) in old.reports {
+            batch.reports.entry(id).or_insert(status);
+        }
+        if batch.images.is_none() {
+            batch.images = old.images;
+        }
+        drop(batch);
+        self.more.notify_one();
+    }
+}
+
 impl Control {
-    async fn take_reports(&self, host: &HostId, mut batch: Batch) -> Result<()> {
+    /// Records a batch; what could not be recorded stays in it.
+    async fn take_batch(&self, host: &HostId, batch: &mut Batch) -> Result<()> {
         Counters::add(&self.inner.counters.reports, batch.reports.len() as u64);
-        if batch.complete {
-            for workload in self.snapshot().workloads_on(host) {
-                batch.reports.entry(workload.id.clone()).or_insert(None);
+        let grant = self.own_grant(Action::WorkloadControl)?;
+        let mut most = BATCH_MAX;
+        while !batch.reports.is_empty() {
+            let part: Vec<_> = batch
+                .reports
+                .iter()
+                .take(most)
+                .map(|(id, status)| (id.clone(), status.clone()))
+                .collect();
+            let recorded = self
+                .change(&grant, |snapshot| {
+                    let tx = transaction(snapshot, host, &part, &self.inner.attaching);
+                    Ok((tx, ()))
+                })
+                .await;
+            match recorded {
+                Err(error) if error.kind == ErrorKind::TooLarge && part.len() > 1 => {
+                    most = part.len() / 2;
+                    continue;
+                }
+                Err(error) if error.kind == ErrorKind::TooLarge => {
+                    tracing::error!(%host, ?error, "a report is too large to be recorded");
+                }
+                recorded => recorded?,
+            }
+            for (id, _) in &part {
+                batch.reports.remove(id);
             }
         }
-        let reports: Vec<(WorkloadId, Option<TaskStatus>)> = batch.reports.into_iter().collect();
-        let grant = self.own_grant(Action::WorkloadControl)?;
-        for part in reports.chunks(BATCH_MAX) {
-            self.change(&grant, |snapshot| {
-                Ok((transaction(snapshot, host, part, &self.inner.attaching), ()))
-            })
-            .await?;
+        if let Some(images) = &batch.images {
+            let recorded = self
+                .host_change(host, |host| host.status.images.clone_from(images))
+                .await;
+            match recorded {
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => batch.images = None,
+            }
         }
         Ok(())
     }

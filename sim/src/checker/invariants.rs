@@ -229,7 +229,7 @@ fn waits_true(world: &World) -> Result<(), String> {
             .ends
             .get(&wait.id)
             .is_some_and(|ends| ends.values().any(|end| *end == code));
-        let runs = world.past.runs.get(&wait.id).copied().unwrap_or(0);
+        let runs = wait.runs;
         let begun = |run| {
             let of_run = (wait.id.clone(), run, 0)..=(wait.id.clone(), run, u32::MAX);
             world.past.starts.range(of_run).next().is_some()

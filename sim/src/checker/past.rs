@@ -14,6 +14,8 @@ pub struct Wait {
     pub id: WorkloadId,
     /// The answer.
     pub outcome: WaitOutcome,
+    /// Highest run that was asked for by then.
+    pub runs: u64,
 }
 
 /// What happened so far.

@@ -97,7 +97,9 @@ fn image(number: usize) -> anyhow::Result<(ImageReference, ImportedImage)> {
             history: Vec::new(),
         },
         tags: vec![reference.to_string()],
-        source: (number % 2 == 0).then(|| format!("{}@{manifest}", reference.name())),
+        source: number
+            .is_multiple_of(2)
+            .then(|| format!("{}@{manifest}", reference.name())),
         manifest: Some(manifest),
         unchanged: false,
     };

@@ -54,7 +54,10 @@ fn next() -> Option<u64> {
     Some(z ^ (z >> 31))
 }
 
-#[expect(unsafe_code, reason = "takes the place of libc's function, which has this form")]
+#[expect(
+    unsafe_code,
+    reason = "takes the place of libc's function, which has this form"
+)]
 /// Random bytes: from the seed in a simulation, else from the kernel.
 ///
 /// # Safety
@@ -79,7 +82,10 @@ pub unsafe extern "C" fn getrandom(
     libc::ssize_t::try_from(length).unwrap_or(libc::ssize_t::MAX)
 }
 
-#[expect(unsafe_code, reason = "takes the place of libc's function, which has this form")]
+#[expect(
+    unsafe_code,
+    reason = "takes the place of libc's function, which has this form"
+)]
 /// The time: the wall clock from tokio's paused clock in a simulation, everything else from the kernel.
 ///
 /// # Safety

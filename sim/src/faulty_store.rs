@@ -1,13 +1,11 @@
 //! The store as one server has it: it dies with the server, and can be slow, full, or lose its answers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use store::{
-    CommitError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError,
-};
+use store::{CommitError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError};
 use tokio::sync::watch;
 
 /// One server's way to the store.

@@ -39,10 +39,7 @@ pub struct SimHost {
     folder: PathBuf,
     clock: Clock,
     boots: u32,
-    running: Option<(
-        JoinHandle<Result<(), AgentError>>,
-        CancellationToken,
-    )>,
+    running: Option<(JoinHandle<Result<(), AgentError>>, CancellationToken)>,
     read: Read,
 }
 

@@ -123,6 +123,10 @@ pub async fn keep_connected(
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one loop over everything a session hears"
+)]
 async fn session(
     host: &HostId,
     now: Wires,

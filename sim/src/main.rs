@@ -80,7 +80,11 @@ impl Arguments {
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         } else {
-            let state = if report.failure.is_some() { "FAILED" } else { "ok" };
+            let state = if report.failure.is_some() {
+                "FAILED"
+            } else {
+                "ok"
+            };
             println!(
                 "seed {} {state}: trace {}, {} commits, {} starts",
                 report.seed, report.hash, report.commits, report.starts
@@ -100,7 +104,10 @@ impl Arguments {
         if let Some(only) = &options.only {
             eprintln!("steps that are needed:");
             for step in script.only(only).steps {
-                eprintln!("  {} after {} ms: {:?}", step.number, step.after_ms, step.action);
+                eprintln!(
+                    "  {} after {} ms: {:?}",
+                    step.number, step.after_ms, step.action
+                );
             }
         }
         let at = match failure.step {
@@ -148,7 +155,10 @@ fn main() -> anyhow::Result<ExitCode> {
                 if arguments.keep_going
                     && let Some(failure) = &report.failure
                 {
-                    eprintln!("seed {} breaks {}: {}", report.seed, failure.invariant, failure.why);
+                    eprintln!(
+                        "seed {} breaks {}: {}",
+                        report.seed, failure.invariant, failure.why
+                    );
                 }
                 failed.push(report);
             }

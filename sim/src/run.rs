@@ -274,9 +274,9 @@ impl Player {
             Fault::Latency { host, millis } => cluster.hosts[host]
                 .wires
                 .send_modify(|wires| wires.latency = Duration::from_millis(millis)),
-            Fault::Slow { host, millis } => cluster.hosts[host]
-                .fake
-                .slow(Duration::from_millis(millis)),
+            Fault::Slow { host, millis } => {
+                cluster.hosts[host].fake.slow(Duration::from_millis(millis))
+            }
             Fault::Agent { host, millis } => {
                 cluster.hosts[host].kill_agent().await;
                 self.later(number, millis, Due::Agent(host));

@@ -24,7 +24,10 @@ const COMMANDS: [&str; 12] = [
 /// Whether a task of this command ends or fails by itself.
 #[must_use]
 pub fn ends_by_itself(words: &[String]) -> bool {
-    !matches!(words.first().map(String::as_str), Some("server" | "stubborn"))
+    !matches!(
+        words.first().map(String::as_str),
+        Some("server" | "stubborn")
+    )
 }
 
 /// One thing that happens.

@@ -61,8 +61,8 @@ impl Cluster {
             Action::Load { pool, image } => {
                 let (pool, image) = (self.pools[*pool].clone(), self.images[*image].1.clone());
                 self.request(number, async move {
-                    let archive = serde_json::to_vec(&[image])
-                        .map_err(|e| Error::invalid(e.to_string()))?;
+                    let archive =
+                        serde_json::to_vec(&[image]).map_err(|e| Error::invalid(e.to_string()))?;
                     let mut upload = control.image_load(&Cluster::caller(), &pool).await?;
                     upload.write(&Bytes::from(archive)).await?;
                     imported(upload.finish().await).await
@@ -195,6 +195,7 @@ enum Answer {
     },
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm per verb")]
 async fn workload_verb(
     control: &Control,
     pool: &PoolId,

@@ -20,6 +20,8 @@ async fn some_seeds_hold() {
             "--faults",
             "25",
         ];
-        sim::loopback::run(&sim::loopback::Options::parse_from(options)).await.unwrap();
+        sim::loopback::run(&sim::loopback::Options::parse_from(options))
+            .await
+            .unwrap();
     }
 }

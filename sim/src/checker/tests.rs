@@ -106,7 +106,7 @@ fn first(world: &mut World) -> &mut Workload {
     world.workloads.get_mut(&id(1)).unwrap()
 }
 
-fn on_host<'a>(world: &'a mut World, n: u8) -> &'a mut super::HostView {
+fn on_host(world: &mut World, n: u8) -> &mut super::HostView {
     world.hosts.get_mut(&host(n)).unwrap()
 }
 

@@ -132,6 +132,7 @@ impl Control {
             }
             for (id, _) in &part {
                 batch.reports.remove(id);
+                self.remove_left_over(id).await;
             }
         }
         if let Some(images) = &batch.images {
@@ -144,6 +145,20 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+impl Control {
+    /// An attach that was connecting when an end was decided on may have connected before the end was committed: it
+    /// found nothing to remove, and nobody else would.
+    async fn remove_left_over(&self, id: &WorkloadId) {
+        let left = self
+            .snapshot()
+            .workload(id)
+            .is_some_and(|row| is_to_go(&row));
+        if left && !self.inner.attaching.any(id) {
+            self.remove_ended(id).await;
+        }
     }
 }
 

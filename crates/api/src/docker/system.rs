@@ -146,12 +146,6 @@ fn reply_info(
             ["Hosts ready", capacity.ready.to_string()],
         ],
         "SystemStatus": [],
-        "Plugins": {
-            "Volume": ["local"],
-            "Network": ["bridge", "host", "null"],
-            "Authorization": null,
-            "Log": ["json-file", "local", "none"],
-        },
     });
     let rest = json!({
         "KernelVersion": kernel_release(),
@@ -177,14 +171,6 @@ fn reply_info(
         "ServerVersion": ENGINE_VERSION,
         "Runtimes": runtimes,
         "DefaultRuntime": "plimsoll",
-        "Swarm": {
-            "NodeID": "",
-            "NodeAddr": "",
-            "LocalNodeState": "inactive",
-            "ControlAvailable": false,
-            "Error": "",
-            "RemoteManagers": null,
-        },
         "LiveRestoreEnabled": true,
         "Isolation": "",
         "InitBinary": "plimsoll-shim",
@@ -207,6 +193,20 @@ fn reply_info(
 /// What every pool can do.
 fn features(now: &str) -> Value {
     json!({
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "local", "none"],
+        },
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
         "MemoryLimit": true,
         "SwapLimit": true,
         "CpuCfsPeriod": true,

@@ -121,18 +121,7 @@ impl ContainerDraft {
                 .map(|m| format!("{}/{}", m.port, m.protocol.as_str())),
         );
         let host = self.host;
-        let network = match (self.network, &resolved.network) {
-            (NetworkWish::Bridge, _) => NetworkMode::Bridge,
-            (NetworkWish::None, _) => NetworkMode::None,
-            (NetworkWish::Host, _) => NetworkMode::Host,
-            (NetworkWish::Container(_), Some(id)) => NetworkMode::Workload { id: id.clone() },
-            (NetworkWish::Container(name), None) => {
-                return Err(Failure::invalid(format!(
-                    "No such container: {}",
-                    shown(&name)
-                )));
-            }
-        };
+        let network = network_mode(self.network, resolved.network.as_ref())?;
         Ok(WorkloadSpec {
             labels,
             hostname: self.hostname,
@@ -265,6 +254,22 @@ fn networking(fields: &mut Fields, host: &HostDraft) -> Result<NetworkWish> {
         NetworkWish::None
     } else {
         host.network.clone()
+    })
+}
+
+/// The network with the other container found.
+fn network_mode(wish: NetworkWish, other: Option<&WorkloadId>) -> Result<NetworkMode> {
+    Ok(match (wish, other) {
+        (NetworkWish::Bridge, _) => NetworkMode::Bridge,
+        (NetworkWish::None, _) => NetworkMode::None,
+        (NetworkWish::Host, _) => NetworkMode::Host,
+        (NetworkWish::Container(_), Some(id)) => NetworkMode::Workload { id: id.clone() },
+        (NetworkWish::Container(name), None) => {
+            return Err(Failure::invalid(format!(
+                "No such container: {}",
+                shown(&name)
+            )));
+        }
     })
 }
 

@@ -165,6 +165,8 @@ type Tasks = Arc<Mutex<HashMap<WorkloadId, Task>>>;
 struct FakeHost {
     tasks: Tasks,
     reports: mpsc::UnboundedSender<WorkloadReport>,
+    /// Changes with every document.
+    told: Arc<watch::Sender<u64>>,
 }
 
 fn now() -> Timestamp {
@@ -185,6 +187,7 @@ impl FakeHost {
         let host = Self {
             tasks: Tasks::default(),
             reports,
+            told: Arc::new(watch::channel(0).0),
         };
         loop {
             tokio::select! {
@@ -199,9 +202,8 @@ impl FakeHost {
                         for (id, workload) in update.upsert {
                             host.want(id, (*workload).clone());
                         }
-                        for id in update.remove {
-                            host.tasks.lock().unwrap().remove(&id);
-                        }
+                        host.told.send_modify(|n| *n += 1);
+                        // What is removed stays readable: late readers are a real host's matter.
                     }
                     Some(ToHost::OpenStream { id, request }) => {
                         let stream = control.link_claim(&session.host, &id).unwrap();
@@ -429,9 +431,17 @@ impl FakeHost {
 
     async fn follow(self, mut stream: LinkStream, request: wire::link::FollowRequest) {
         let mut sent = 0;
-        let mut changed = {
-            let tasks = self.tasks.lock().unwrap();
-            tasks[&request.id].changed.subscribe()
+        // The request may come before the document.
+        let mut told = self.told.subscribe();
+        let known = |tasks: &Tasks| {
+            let tasks = tasks.lock().unwrap();
+            tasks.get(&request.id).map(|task| task.changed.subscribe())
+        };
+        let mut changed = loop {
+            match known(&self.tasks) {
+                Some(changed) => break changed,
+                None => told.changed().await.unwrap(),
+            }
         };
         loop {
             let (frames, over) = {

@@ -13,6 +13,9 @@ use crate::kept::Kept;
 use crate::metrics::Counters;
 use crate::pki::Subject;
 
+/// Records deleted in one transaction: below the store's limit of 64 changes.
+const AT_ONCE_MAX: usize = 50;
+
 impl Control {
     /// All hosts, by name.
     ///
@@ -228,6 +231,9 @@ impl Control {
         let snapshot = self.snapshot();
         let grant = self.grant(&snapshot, caller, Action::HostManage, Scope::Installation)?;
         let id = find(&snapshot, reference)?.id.clone();
+        if force {
+            self.forget_workloads_on(&grant, &id).await?;
+        }
         self.change(&grant, |snapshot| {
             let host = snapshot.host(&id).ok_or_else(|| Error::not_found("host", reference))?;
             let mut tx = Transaction::new().delete_unchanged(host.revision(), Key::Host(id.clone()));
@@ -251,6 +257,29 @@ impl Control {
         .await?;
         self.inner.hub.disconnect(&id);
         Ok(())
+    }
+
+    /// Deletes records of a host's workloads until so few are left that they fit into one transaction with the host
+    /// itself.
+    async fn forget_workloads_on(&self, grant: &Grant, host: &HostId) -> Result<()> {
+        loop {
+            let more = self
+                .change(grant, |snapshot| {
+                    if snapshot.workloads_on(host).count() <= AT_ONCE_MAX {
+                        return Ok((None, false));
+                    }
+                    let mut tx = Transaction::new();
+                    for workload in snapshot.workloads_on(host).take(AT_ONCE_MAX) {
+                        let key = Key::Workload(workload.id.clone());
+                        tx = tx.delete_unchanged(workload.revision(), key);
+                    }
+                    Ok((Some(tx), true))
+                })
+                .await?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// Changes a host's record on behalf of the installation itself.

@@ -202,39 +202,28 @@ impl Control {
         let snapshot = self.snapshot();
         let pool = self.pool_find(caller, reference)?;
         let grant = self.grant(&snapshot, caller, Action::PoolDelete, Scope::Pool(&pool.id))?;
-        self.change(&grant, |snapshot| {
-            let row = snapshot
-                .pool(&pool.id)
-                .ok_or_else(|| Error::not_found("pool", reference))?;
-            let children: Vec<_> = snapshot
-                .pools()
-                .filter(|p| p.parent.as_ref() == Some(&pool.id))
-                .collect();
-            if let Some(child) = children.first() {
-                return Err(Error::conflict(format!(
-                    "pool {} has {} pools below it ({}): delete these first",
-                    pool.name,
-                    children.len(),
-                    child.name
-                )));
+        loop {
+            let gone = self
+                .change(&grant, |snapshot| {
+                    let row = snapshot
+                        .pool(&pool.id)
+                        .ok_or_else(|| Error::not_found("pool", reference))?;
+                    refuse_unless_empty(snapshot, &row)?;
+                    let mut tx = Transaction::new();
+                    for image in snapshot.images_of(&pool.id).take(IMAGES_AT_ONCE_MAX) {
+                        tx = crate::images::forget_image(snapshot, tx, image);
+                    }
+                    let last = snapshot.images_of(&pool.id).count() <= IMAGES_AT_ONCE_MAX;
+                    if last {
+                        tx = tx.delete_unchanged(row.revision(), model::Key::Pool(pool.id.clone()));
+                    }
+                    Ok((Some(tx), last))
+                })
+                .await?;
+            if gone {
+                return Ok(());
             }
-            let held: Vec<_> = snapshot.workloads_of(&pool.id).collect();
-            if let Some(first) = held.first() {
-                return Err(Error::conflict(format!(
-                    "pool {} still has {} workloads (for example {}): remove them first",
-                    pool.name,
-                    held.len(),
-                    first.name
-                )));
-            }
-            let mut tx = Transaction::new()
-                .delete_unchanged(row.revision(), model::Key::Pool(pool.id.clone()));
-            for image in snapshot.images_of(&pool.id) {
-                tx = crate::images::forget_image(snapshot, tx, image);
-            }
-            Ok((Some(tx), ()))
-        })
-        .await
+        }
     }
 
     /// What a pool holds.
@@ -313,6 +302,33 @@ impl Control {
             endpoint: format!("tcp://{}", self.config().address),
         })
     }
+}
+
+/// Images forgotten in one transaction: each takes two changes, and a transaction holds 64.
+const IMAGES_AT_ONCE_MAX: usize = 25;
+
+fn refuse_unless_empty(snapshot: &Snapshot, pool: &Pool) -> Result<()> {
+    let mut children = snapshot
+        .pools()
+        .filter(|other| other.parent.as_ref() == Some(&pool.id));
+    if let Some(child) = children.next() {
+        return Err(Error::conflict(format!(
+            "pool {} has {} pools below it (for example {}): delete these first",
+            pool.name,
+            children.count() + 1,
+            child.name
+        )));
+    }
+    let mut held = snapshot.workloads_of(&pool.id);
+    if let Some(first) = held.next() {
+        return Err(Error::conflict(format!(
+            "pool {} still has {} workloads (for example {}): remove them first",
+            pool.name,
+            held.count() + 1,
+            first.name
+        )));
+    }
+    Ok(())
 }
 
 fn find(snapshot: &Snapshot, reference: &str) -> Result<Kept<Pool>> {

@@ -923,8 +923,8 @@ fn waited(
     let status = &workload.status;
     let over = workload.run == 0 || (status.phase.is_final() && status.run >= workload.run);
     // What has run or may run is over when its host says so: the record goes then.
-    let removed = workload.desired == DesiredState::Removed
-        && (workload.run == 0 || status.phase.is_final());
+    let removed =
+        workload.desired == DesiredState::Removed && (workload.run == 0 || status.phase.is_final());
     match condition {
         WaitCondition::NotRunning => over || removed,
         WaitCondition::NextExit => {

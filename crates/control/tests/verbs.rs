@@ -349,3 +349,30 @@ async fn join_tokens_work_once() {
     assert_eq!(control.snapshot().hosts().count(), 1);
     assert!(identity.certificate_pem.contains("BEGIN CERTIFICATE"));
 }
+
+#[tokio::test]
+async fn more_than_fits_into_one_transaction_goes_too() {
+    let w = world().await;
+    for i in 0..30 {
+        w.control
+            .test_image(&w.pool, &format!("image{i}"))
+            .await
+            .unwrap();
+    }
+    let host = w._hosts[0].id.clone();
+    w.control.host_cordon(&admin(), "h2", true).await.unwrap();
+    for i in 0..120 {
+        let made = w.create(&format!("w{i}"), &["true"]).await;
+        w.control
+            .workload_start(&admin(), &w.pool, &made.id)
+            .await
+            .unwrap();
+    }
+    assert_eq!(w.control.snapshot().workloads_on(&host).count(), 120);
+    let refused = w.control.host_remove(&admin(), "h1", false).await;
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::Conflict);
+    w.control.host_remove(&admin(), "h1", true).await.unwrap();
+    assert_eq!(w.control.snapshot().workloads().count(), 0);
+    w.control.pool_delete(&admin(), "red").await.unwrap();
+    assert_eq!(w.control.snapshot().images().count(), 0);
+}

@@ -108,9 +108,7 @@ impl Agent {
         let assembly = Assembly::new(self, config.servers.len(), relay).await?;
         info!(host = %credentials.host(), generation = *assembly.generation.borrow(), "agent starts");
         let mut side = JoinSet::new();
-        for (index, (server, outbox)) in
-            config.servers.iter().zip(&assembly.outboxes).enumerate()
-        {
+        for (index, (server, outbox)) in config.servers.iter().zip(&assembly.outboxes).enumerate() {
             let link = Link {
                 index,
                 server: server.clone(),

@@ -91,7 +91,7 @@ async fn confinement_holds() {
 async fn privileges_can_be_bounded_further() {
     let host = Host::new();
     let (_, output) = host
-        .run_plain(&["sh", "-c", "id; touch /x; touch /tmp/y && echo tmp; grep -E 'NoNewPrivs|CapBnd' /proc/self/status; df -m /tmp /dev/shm; ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; pwd; env"], |w| {
+        .run_plain(&["sh", "-c", "id; touch /x 2>&1; touch /tmp/y && echo tmp; grep -E 'NoNewPrivs|CapBnd' /proc/self/status; df -m /tmp /dev/shm; ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; pwd; env"], |w| {
             let task = &mut w["spec"]["task"];
             task["user"] = json!("web:logs");
             task["groups"] = json!(["root"]);

@@ -197,10 +197,12 @@ async fn open_drivers(
         host: args.cgroup.clone(),
         runtimes,
     };
-    let (images, network) = (
-        data.join("images"),
-        drivers::network::NetworkConfig::new(data.join("network")),
-    );
+    let images = data.join("images");
+    let network = drivers::network::NetworkConfig {
+        // Hosts choose different subnets, so that an address in a log says which host it was.
+        seed: host_seed(data)?,
+        ..drivers::network::NetworkConfig::new(data.join("network"))
+    };
     let registries = drivers::images::RegistryOptions {
         extra_roots: args.registry_cas.clone(),
         insecure: args.insecure_registries.iter().cloned().collect(),
@@ -222,6 +224,17 @@ async fn open_drivers(
     })
     .await
     .context("open the drivers")?
+}
+
+/// A number that is this host's own: the beginning of its id.
+fn host_seed(data: &Path) -> Result<u64> {
+    let credential = IdentityFolder::of(data)
+        .load()
+        .context("read the host's identity")?;
+    let id = credential.map(|credential| credential.identity.host);
+    Ok(id
+        .and_then(|id| u64::from_str_radix(id.as_str(), 16).ok())
+        .unwrap_or_default())
 }
 
 fn beside_this_program(name: &str) -> Result<PathBuf> {

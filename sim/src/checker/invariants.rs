@@ -216,6 +216,8 @@ fn revisions_grow(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Exit codes of attempts that could not be started.
+const FAILED_START: std::ops::RangeInclusive<i32> = 126..=128;
 /// Exit code of a task that was stopped before it was started.
 const NEVER_STARTED: i32 = 137;
 /// Exit code of a task its host lost.
@@ -235,7 +237,7 @@ fn waits_true(world: &World) -> Result<(), String> {
             world.past.starts.range(of_run).next().is_some()
         };
         let made_up = (runs == 0 && code == 0)
-            || (matches!(code, 126..=128) && wait.outcome.error.is_some())
+            || FAILED_START.contains(&code)
             || (code == NEVER_STARTED && (1..=runs).any(|run| !begun(run)))
             || (code == LOST && !world.past.lost_power.is_empty());
         if !real && !made_up {

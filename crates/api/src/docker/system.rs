@@ -113,7 +113,6 @@ pub(super) fn info(call: &Call) -> Result<Response> {
     ))
 }
 
-#[expect(clippy::too_many_lines, reason = "one line per field of the answer")]
 fn reply_info(
     pool: &model::Pool,
     usage: &control::pools::PoolUsage,

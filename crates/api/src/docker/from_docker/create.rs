@@ -91,10 +91,6 @@ impl ContainerDraft {
     }
 
     /// Puts the image's defaults under it, as Docker does, and makes the specification.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one line per field of the specification"
-    )]
     pub(in crate::docker) fn lower(self, resolved: &Resolved<'_>) -> Result<WorkloadSpec> {
         let config = resolved.config;
         let (entrypoint, args) = command(self.entrypoint, self.cmd, config)?;

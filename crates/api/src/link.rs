@@ -21,8 +21,8 @@ use http::StatusCode;
 use model::{Digest, HostId};
 use tokio::sync::mpsc;
 use wire::link::{
-    Frame, FrameKind, FromHost, HEARTBEAT_SECONDS, Hello, JoinRequest, RenewRequest,
-    SILENCE_SECONDS, ToHost, decode_message, encode_message,
+    ErrorClass, Frame, FrameKind, FromHost, HEARTBEAT_SECONDS, Hello, JoinRequest, RenewRequest,
+    SILENCE_SECONDS, StreamError, ToHost, decode_message, encode_message,
 };
 
 /// The client's certificate of a TLS connection, DER, verified against the installation's CA; inserted by the
@@ -223,11 +223,20 @@ async fn stream(
 }
 
 /// Passes a host's frames on; waits while the reader is slow, and stops when it is gone.
-async fn read_frames(mut body: BodyDataStream, send: mpsc::Sender<Frame>) {
+///
+/// A stream that was answered and then breaks off (the host died, the network failed) ends with an error frame: cut
+/// output must never look whole to the reader.
+async fn read_frames<S, E>(mut body: S, send: mpsc::Sender<Frame>)
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
     let mut buffer = BytesMut::new();
+    // Before the first frame the end itself says that nobody answered.
+    let mut answered = false;
     loop {
         match Frame::decode(&mut buffer) {
             Ok(Some(frame)) => {
+                answered = true;
                 let last = matches!(frame.kind, FrameKind::End | FrameKind::Error);
                 if send.send(frame).await.is_err() || last {
                     return;
@@ -237,7 +246,7 @@ async fn read_frames(mut body: BodyDataStream, send: mpsc::Sender<Frame>) {
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "a host's stream is not readable");
-                return;
+                break;
             }
         }
         let bytes = tokio::select! {
@@ -246,9 +255,27 @@ async fn read_frames(mut body: BodyDataStream, send: mpsc::Sender<Frame>) {
         };
         match bytes {
             Some(Ok(bytes)) => buffer.extend_from_slice(&bytes),
-            Some(Err(_)) | None => return,
+            Some(Err(_)) | None => break,
         }
     }
+    if answered && let Some(frame) = broken_off() {
+        let _ = send.send(frame).await;
+    }
+}
+
+/// What ends a stream whose host went away in the middle.
+fn broken_off() -> Option<Frame> {
+    let error = StreamError {
+        class: ErrorClass::Failed,
+        message: "the connection to the host was lost in the middle: the output is not whole, \
+                  the workload itself goes on"
+            .to_owned(),
+    };
+    let frame = Frame::json(&error).ok()?;
+    Some(Frame {
+        kind: FrameKind::Error,
+        ..frame
+    })
 }
 
 async fn blob(
@@ -280,4 +307,32 @@ async fn blob(
         }
     });
     Ok(Body::from_stream(bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the reader sees when the host sends these frames and is then gone.
+    async fn seen(frames: &[Frame]) -> Vec<FrameKind> {
+        let bytes: Vec<Result<Bytes, ()>> = frames.iter().map(|f| Ok(f.encode())).collect();
+        let (send, mut recv) = mpsc::channel(8);
+        read_frames(futures::stream::iter(bytes), send).await;
+        let mut kinds = Vec::new();
+        while let Some(frame) = recv.recv().await {
+            kinds.push(frame.kind);
+        }
+        kinds
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_does_not_look_whole() {
+        let out = || Frame::new(FrameKind::Stdout, Bytes::from_static(b"half"));
+        assert_eq!(seen(&[out()]).await, [FrameKind::Stdout, FrameKind::Error]);
+        assert_eq!(
+            seen(&[out(), Frame::end()]).await,
+            [FrameKind::Stdout, FrameKind::End]
+        );
+        assert!(seen(&[]).await.is_empty());
+    }
 }

@@ -29,6 +29,9 @@ pub(super) struct Choice {
     pub(super) stderr: bool,
     pub(super) since_ms: Option<i64>,
     pub(super) until_ms: Option<i64>,
+    /// Offset at which a reader that does not follow stops: a task that writes without a pause would otherwise keep it
+    /// reading for ever.
+    pub(super) stop: Option<u64>,
 }
 
 impl Choice {
@@ -104,6 +107,7 @@ async fn serve(
         stderr: request.stderr,
         since_ms: None,
         until_ms: request.until_ms,
+        stop: None,
     };
     let mut reader = LogReader::new(&dir, 0);
     let mut hold = false;
@@ -116,6 +120,9 @@ async fn serve(
         }
         FollowFrom::Lines(lines) => {
             let end = last_lines(&dir, lines, &choice, sender).await?;
+            if !request.follow {
+                return Ok(());
+            }
             reader = LogReader::new(&dir, end);
         }
         FollowFrom::Run(run) => {
@@ -127,6 +134,9 @@ async fn serve(
             }
             hold = true;
         }
+    }
+    if !request.follow {
+        choice.stop = Some(end_of(&dir)?);
     }
     let connection = match inner.task(&request.id).and_then(|task| task.connection) {
         Some(connection) if request.follow => Connection::connect(connection.dir()).await.ok(),
@@ -192,7 +202,9 @@ pub(super) async fn pump(
                 )
         });
         let mut acknowledged = reader.offset();
-        while let Some(entry) = reader.next_entry().map_err(|error| failed("log", error))? {
+        while choice.stop.is_none_or(|stop| reader.offset() < stop)
+            && let Some(entry) = reader.next_entry().map_err(|error| failed("log", error))?
+        {
             if let Entry::Record(record) = entry {
                 if choice.is_after(&record) {
                     return Ok(());
@@ -327,6 +339,7 @@ pub(super) fn exec_output(
             stderr: true,
             since_ms: None,
             until_ms: None,
+            stop: None,
         };
         let mut reader = LogReader::new(dir, 0);
         tokio::select! {

@@ -603,6 +603,28 @@ async fn a_failed_start_leaves_nothing_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_lines_of_a_task_that_writes_without_a_pause() {
+    let host = Host::new();
+    let plan = host.plan(&["sh", "-c", "yes 0123456789"], |w| {
+        w["spec"]["task"]["log"] = json!({"keep": true, "max_file_bytes": 65536, "max_files": 2});
+    });
+    let id = plan.workload.id.clone();
+    let mut events = host.runtime.events();
+    host.start(&plan).await;
+    for _ in 0..20 {
+        let request = host.request(&id, FollowFrom::Lines(2), false);
+        let lines = text(host.runtime.follow(&request).await.unwrap()).await;
+        assert!(lines.lines().count() <= 2, "{}", lines.len());
+    }
+    host.runtime.kill(&id).await.unwrap();
+    ended(&mut events, &id).await;
+    let request = host.request(&id, FollowFrom::Lines(2), false);
+    let lines = text(host.runtime.follow(&request).await.unwrap()).await;
+    assert_eq!(lines.lines().count(), 2);
+    host.runtime.remove(&id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_begin_and_end_where_asked() {
     let host = Host::new();
     let plan = host.plan(

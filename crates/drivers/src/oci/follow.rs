@@ -3,6 +3,7 @@
 //! Start with [`follow`]. Always holds: an attached reader slows the task down rather than lose output; a
 //! log reader does not.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -279,26 +280,40 @@ async fn last_lines(
     sender: &Sender,
 ) -> Result<u64, DriverError> {
     let end = end_of(dir)?;
-    // First the number of lines, then all but the first ones: the log is bounded, and this holds no output.
+    // First where the lines begin, then them: this holds no output, and the second pass begins so near the end that
+    // the task cannot rotate it away.
     let mut total = 0u64;
     let mut open = [false; 2];
+    // Records that may hold the first wanted line, with the lines before each.
+    let mut marks: VecDeque<(u64, u64)> = VecDeque::new();
     let mut reader = LogReader::new(dir, 0);
-    while let Some(entry) = next_before(&mut reader, end)? {
+    loop {
+        let at = reader.offset();
+        let Some(entry) = next_before(&mut reader, end)? else {
+            break;
+        };
         if choice.wants(&entry) {
+            marks.push_back((at, total));
             total += entry.bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
             open[usize::from(entry.stream == Stream::Stderr)] =
                 entry.bytes.last().is_some_and(|byte| *byte != b'\n');
+            while marks
+                .get(1)
+                .is_some_and(|(_, before)| *before <= total.saturating_sub(lines))
+            {
+                marks.pop_front();
+            }
         }
     }
     total += open.iter().filter(|open| **open).count() as u64;
-    let mut skip = total.saturating_sub(lines);
-    let mut reader = LogReader::new(dir, 0);
+    let Some((from, before)) = marks.pop_front().filter(|_| lines > 0) else {
+        return Ok(end);
+    };
+    let mut skip = total.saturating_sub(lines).saturating_sub(before);
+    let mut reader = LogReader::new(dir, from);
     while let Some(mut record) = next_before(&mut reader, end)? {
         if !choice.wants(&record) {
             continue;
-        }
-        if lines == 0 {
-            break;
         }
         while skip > 0 {
             let Some(at) = record.bytes.iter().position(|byte| *byte == b'\n') else {

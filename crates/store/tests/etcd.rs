@@ -432,8 +432,9 @@ async fn a_cluster_of_three_goes_on_without_one() {
     for task in tasks {
         timeout(LONG, task).await.unwrap().unwrap();
     }
+    // With an expectation: a write sent to the member that is gone can be told from one that was made.
     let last = one
-        .commit(Transaction::new().put(setting("end", "")))
+        .commit(Transaction::new().create(setting("end", "")))
         .await
         .unwrap();
     reaches(&two, last).await;

@@ -11,7 +11,7 @@ use crate::repo::Repo;
 use crate::{fuzz, process, setup};
 
 /// Seconds per fuzz target: enough to notice a decoder that panics on its corpus' neighbours.
-const FUZZ_SECONDS: u32 = 5;
+const FUZZ_SECONDS: u32 = 10;
 
 /// A named step.
 struct Step {

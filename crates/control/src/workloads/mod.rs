@@ -1,0 +1,19 @@
+//! Verbs on workloads: write desired state, then wait for it to be observed.
+//!
+//! One module per thing that happens to a workload: [`create`], [`start`] (with [`placing`]), [`stop`], [`update`],
+//! [`remove`]; [`wait`] for what is waited for, [`find`] for how one is named.
+
+mod create;
+mod find;
+mod placing;
+mod remove;
+mod start;
+mod stop;
+mod update;
+mod wait;
+
+pub(crate) use find::{counts, running_host};
+pub use remove::RemoveOptions;
+pub use stop::StopOptions;
+pub use update::WorkloadUpdate;
+pub use wait::{Changed, WaitCondition, WaitOutcome};

@@ -1,0 +1,168 @@
+//! Start: a place, a run number, and the wait until the host has begun.
+
+use std::time::Duration;
+
+use model::{DesiredState, Object, Phase, PoolId, WorkloadId};
+use store::{Snapshot, Transaction};
+
+use super::create::admit;
+use super::find::live;
+use super::placing::choose_host;
+use super::{Changed, RemoveOptions};
+use crate::caller::{Action, Caller, Grant, Scope};
+use crate::core::{Control, Seen, random};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Counters;
+
+/// How long a start may wait while the host cannot be reached.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(10);
+
+impl Control {
+    /// Starts a workload and waits until it runs, has ended, or could not be started.
+    ///
+    /// # Errors
+    /// When no host fits (the sentence of the placement's report), or the host could not start it.
+    pub async fn workload_start(
+        &self,
+        caller: &Caller,
+        pool: &PoolId,
+        id: &WorkloadId,
+    ) -> Result<Changed> {
+        let snapshot = self.snapshot();
+        let grant = self.grant(
+            &snapshot,
+            caller,
+            Action::WorkloadControl,
+            Scope::Pool(pool),
+        )?;
+        let committed = self.commit_start(&grant, pool, id, false).await;
+        if let Err(error) = &committed {
+            self.remove_unstarted(caller, pool, id, error).await;
+        }
+        match committed? {
+            None => Ok(Changed::Already),
+            Some(run) => {
+                Counters::add(&self.inner.counters.starts, 1);
+                self.wait_started(id, run).await?;
+                Ok(Changed::Yes)
+            }
+        }
+    }
+
+    /// What is to be removed when it ends, and could not even be placed, is removed now: whoever waits for its removal
+    /// (`docker run --rm`) would wait for ever.
+    async fn remove_unstarted(&self, caller: &Caller, pool: &PoolId, id: &WorkloadId, why: &Error) {
+        if matches!(why.kind, ErrorKind::NotFound | ErrorKind::Conflict) {
+            return;
+        }
+        let never_ran = self
+            .snapshot()
+            .workload(id)
+            .is_some_and(|workload| workload.spec.auto_remove && workload.run == 0);
+        if never_ran
+            && let Err(error) = self
+                .workload_remove(caller, pool, id, RemoveOptions::default())
+                .await
+        {
+            tracing::debug!(%id, ?error, "could not remove what could not be started");
+        }
+    }
+
+    /// Places the workload if need be and asks for its next run; `None` if it runs already. One placement at a time.
+    async fn commit_start(
+        &self,
+        grant: &Grant,
+        pool: &PoolId,
+        id: &WorkloadId,
+        again: bool,
+    ) -> Result<Option<u64>> {
+        let seed = random()?;
+        let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
+        let _one_at_a_time = self.inner.placing.lock().await;
+        let started = self
+            .change(grant, |snapshot| {
+                let row = live(snapshot, pool, id)?;
+                let asked = matches!(row.desired, DesiredState::Running | DesiredState::Paused);
+                let busy = !row.status.phase.is_final() || row.status.run < row.run;
+                if asked && busy && !again {
+                    if row.desired == DesiredState::Paused {
+                        return Err(Error::conflict(
+                            "cannot start a paused container, try unpause instead",
+                        ));
+                    }
+                    return Ok((None, None));
+                }
+                admit(snapshot, pool, &row.spec)?;
+                let mut changed = row.value().clone();
+                let (host, sentence) = choose_host(snapshot, row.value(), seed)?;
+                changed.host = Some(host);
+                changed.placement = Some(sentence);
+                changed.desired = DesiredState::Running;
+                changed.run += 1;
+                let run = changed.run;
+                Ok((
+                    Some(Transaction::new().update(row.revision(), Object::Workload(changed))),
+                    Some(run),
+                ))
+            })
+            .await;
+        if let Err(error) = &started
+            && error.kind == ErrorKind::Exhausted
+        {
+            Counters::add(&self.inner.counters.placements_refused, 1);
+        }
+        started
+    }
+
+    async fn wait_started(&self, id: &WorkloadId, run: u64) -> Result<()> {
+        let answer = |_: &Snapshot, seen: Seen<'_>| {
+            let workload = match &seen {
+                Seen::There(workload) | Seen::Gone(Some(workload)) => *workload,
+                Seen::Gone(None) => {
+                    return Some(Err(Error::conflict(
+                        "it was removed while it was being started",
+                    )));
+                }
+            };
+            let status = &workload.status;
+            if status.run < run {
+                let gone = matches!(seen, Seen::Gone(_));
+                return gone
+                    .then(|| Err(Error::conflict("it was removed while it was being started")));
+            }
+            match status.phase {
+                Phase::Failed => Some(Err(Error::new(
+                    if status.exit_code == 126 || status.exit_code == 127 {
+                        ErrorKind::Invalid
+                    } else {
+                        ErrorKind::Internal
+                    },
+                    status.error.clone(),
+                ))),
+                Phase::Running | Phase::Paused | Phase::Exited | Phase::Restarting => Some(Ok(())),
+                Phase::Pending | Phase::Preparing | Phase::Unknown => None,
+            }
+        };
+        let unreachable = async {
+            loop {
+                let reachable = || {
+                    let snapshot = self.snapshot();
+                    let host = snapshot.workload(id).and_then(|w| w.host.clone());
+                    host.and_then(|host| snapshot.host(&host).map(|h| h.status.connected))
+                        .unwrap_or(false)
+                };
+                tokio::time::sleep(UNREACHABLE_LIMIT).await;
+                if !reachable() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            answer = self.wait_workload(id, None, answer) => answer,
+            () = unreachable => Err(Error::new(
+                ErrorKind::Unavailable,
+                "its host cannot be reached: it starts there as soon as the host is back; see `plimsoll host ls`",
+            )),
+        }
+    }
+}

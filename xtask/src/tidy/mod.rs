@@ -12,6 +12,7 @@ mod manifest;
 mod metadata;
 mod rust_text;
 mod source;
+mod unused;
 mod words;
 
 #[cfg(test)]
@@ -86,6 +87,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "dependency reasons",
         run: manifest::check,
+    },
+    Check {
+        name: "unused dependencies",
+        run: unused::check,
     },
     Check {
         name: "licences",

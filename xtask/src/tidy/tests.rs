@@ -264,3 +264,26 @@ fn long_files_are_reported() {
         1
     );
 }
+
+#[test]
+fn a_dependency_nobody_names_is_found() {
+    let mut metadata = workspace(&[("a", &["used-one", "idle", "dev:only-tests", "dev:idle-too"])]);
+    metadata.packages[0].manifest_path = "/top/crates/a/Cargo.toml".into();
+    let tree = Tree {
+        metadata,
+        ..tree(&[
+            ("crates/a/Cargo.toml", ""),
+            (
+                "crates/a/src/lib.rs",
+                "use used_one::X; // idle\nfn idle_hands() {}",
+            ),
+            ("crates/a/tests/t.rs", "only_tests::run();"),
+        ])
+    };
+    let messages = messages("unused dependencies", &tree);
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(
+        messages[0].contains(" idle is") && messages[1].contains(" idle-too is"),
+        "{messages:?}"
+    );
+}

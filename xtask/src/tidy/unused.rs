@@ -7,7 +7,7 @@ use super::{Finding, Tree, metadata::Package};
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (name, package) in tree.metadata.members() {
+    for package in tree.metadata.members().into_values() {
         let Some(folder) = folder(tree, package) else {
             continue;
         };

@@ -240,7 +240,8 @@ fn touches_images(event: &Event) -> bool {
             | model::Kind::Principal
             | model::Kind::AccessToken
             | model::Kind::JoinToken
-            | model::Kind::Setting => false,
+            | model::Kind::Setting
+            | model::Kind::Installation => false,
         })
 }
 

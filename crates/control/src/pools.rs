@@ -24,6 +24,8 @@ pub struct PoolCreate {
     pub labels: BTreeMap<String, String>,
     /// What its tenants may ask for.
     pub policy: PoolPolicy,
+    /// What it may use of its parent.
+    pub slice: model::Slice,
 }
 
 /// What is to change; `None` stays.
@@ -142,6 +144,7 @@ impl Control {
             description: create.description,
             labels: create.labels,
             policy: create.policy,
+            slice: create.slice,
             created_at: now(),
         };
         let id = pool.id.clone();
@@ -244,7 +247,7 @@ impl Control {
             usage.workloads += 1;
             usage.running += u64::from(workload.status.phase.is_alive());
             usage.paused += u64::from(workload.status.phase == model::Phase::Paused);
-            if crate::workloads::counts(&workload) {
+            if workload.takes_room() {
                 usage.charged = usage.charged.plus(workload.spec.task.resources.charge());
             }
         }

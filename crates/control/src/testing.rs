@@ -55,6 +55,7 @@ impl Control {
             description: String::new(),
             labels: BTreeMap::new(),
             policy: PoolPolicy::default(),
+            slice: model::Slice::default(),
         };
         Ok(self
             .pool_create(&crate::Caller::local_admin(), create)
@@ -503,6 +504,7 @@ pub fn pool_record(id: &PoolId, name: Name) -> Pool {
         description: String::new(),
         labels: BTreeMap::new(),
         policy: PoolPolicy::default(),
+        slice: model::Slice::default(),
         created_at: Timestamp(0),
     }
 }

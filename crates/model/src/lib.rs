@@ -9,6 +9,8 @@
 //! What always holds: a value of a validated type (an id, a name, a digest) has been checked; stored forms are
 //! versioned and migrate forward on read ([`stored`]).
 
+pub mod amount;
+pub mod claim;
 pub mod host;
 pub mod id;
 pub mod image;
@@ -16,9 +18,12 @@ pub mod object;
 pub mod pool;
 pub mod principal;
 pub mod resources;
+pub mod slice;
 pub mod stored;
 pub mod workload;
 
+pub use amount::{Amount, InvalidAmount, Percent, Ratio, Resource};
+pub use claim::{Charge, Claim, QuotaKey};
 pub use host::{Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
 pub use id::{
     Digest, HostId, Id, ImageId, InvalidId, Name, PoolId, PrincipalId, TokenId, WorkloadId,
@@ -28,6 +33,9 @@ pub use object::{Key, Kind, Object};
 pub use pool::{Pool, PoolPolicy};
 pub use principal::{AccessToken, Binding, Principal, Role};
 pub use resources::{Capacity, CpuMillis, MemoryBytes};
+pub use slice::{
+    Counted, HostLoss, Installation, PlacementPolicy, Portion, Shares, Slice, WorkloadDefaults,
+};
 pub use workload::{
     DesiredState, Phase, RestartPolicy, TaskSpec, TaskStatus, Workload, WorkloadSpec,
 };

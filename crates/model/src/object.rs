@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessToken, Host, HostId, Image, ImageId, InvalidId, JoinToken, Pool, PoolId, Principal,
-    PrincipalId, TokenId, Workload, WorkloadId,
+    AccessToken, Host, HostId, Image, ImageId, Installation, InvalidId, JoinToken, Pool, PoolId,
+    Principal, PrincipalId, TokenId, Workload, WorkloadId,
 };
 
 /// Anything that is stored.
@@ -35,6 +35,8 @@ pub enum Object {
     Setting(Setting),
     /// An image that no pool knows any more and that hosts are told to delete.
     DroppedImage(DroppedImage),
+    /// What holds for the whole installation.
+    Installation(Installation),
 }
 
 /// An image that no pool knows any more.
@@ -79,11 +81,13 @@ pub enum Kind {
     Setting,
     /// An image to be deleted.
     DroppedImage,
+    /// What holds for the whole installation.
+    Installation,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Pool,
         Kind::Host,
         Kind::Workload,
@@ -93,6 +97,7 @@ impl Kind {
         Kind::JoinToken,
         Kind::Setting,
         Kind::DroppedImage,
+        Kind::Installation,
     ];
 
     /// First part of the key.
@@ -108,9 +113,13 @@ impl Kind {
             Kind::JoinToken => "join-token",
             Kind::Setting => "setting",
             Kind::DroppedImage => "dropped-image",
+            Kind::Installation => "installation",
         }
     }
 }
+
+/// Second part of the key of what there is one of.
+const THE_ONE: &str = "it";
 
 /// The key of an object: its kind and id. Ordered by kind, then id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +142,8 @@ pub enum Key {
     Setting(crate::Name),
     /// An image to be deleted.
     DroppedImage(ImageId),
+    /// What holds for the whole installation; there is one.
+    Installation,
 }
 
 impl Key {
@@ -149,6 +160,7 @@ impl Key {
             Key::JoinToken(_) => Kind::JoinToken,
             Key::Setting(_) => Kind::Setting,
             Key::DroppedImage(_) => Kind::DroppedImage,
+            Key::Installation => Kind::Installation,
         }
     }
 
@@ -180,6 +192,7 @@ impl Key {
             "join-token" => Key::JoinToken(TokenId::parse(id)?),
             "setting" => Key::Setting(crate::Name::parse(id)?),
             "dropped-image" => Key::DroppedImage(ImageId::parse(id)?),
+            "installation" if id == THE_ONE => Key::Installation,
             _ => return Err(bad()),
         })
     }
@@ -197,6 +210,7 @@ impl fmt::Display for Key {
             Key::AccessToken(id) | Key::JoinToken(id) => write!(f, "{id}"),
             Key::Setting(name) => write!(f, "{name}"),
             Key::DroppedImage(id) => write!(f, "{id}"),
+            Key::Installation => f.write_str(THE_ONE),
         }
     }
 }
@@ -215,6 +229,7 @@ impl Object {
             Object::JoinToken(it) => Key::JoinToken(it.id.clone()),
             Object::Setting(it) => Key::Setting(it.name.clone()),
             Object::DroppedImage(it) => Key::DroppedImage(it.id.clone()),
+            Object::Installation(_) => Key::Installation,
         }
     }
 }
@@ -236,6 +251,7 @@ mod tests {
             Key::AccessToken(TokenId::from_bytes(&[4; 32])),
             Key::JoinToken(TokenId::from_bytes(&[5; 32])),
             Key::Setting(crate::Name::parse("ca").unwrap()),
+            Key::Installation,
         ] {
             assert_eq!(Key::parse(&key.to_string()).unwrap(), key);
         }

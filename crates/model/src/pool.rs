@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, PoolId, Timestamp};
+use crate::{Name, PoolId, Slice, Timestamp};
 
 /// A node in the tree of slices; owns everything a tenant creates and has one Docker endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Pool {
     /// What its tenants may ask for beyond the safe defaults.
     #[serde(default)]
     pub policy: PoolPolicy,
+    /// What it may use of its parent.
+    #[serde(default)]
+    pub slice: Slice,
     /// When it was made.
     pub created_at: Timestamp,
 }

@@ -34,6 +34,21 @@ pub struct Workload {
     pub created_at: Timestamp,
 }
 
+impl Workload {
+    /// Whether it counts as a load of its host and a charge of its pool: it runs, or is to run.
+    #[must_use]
+    pub fn takes_room(&self) -> bool {
+        match self.desired {
+            DesiredState::Running | DesiredState::Paused => {
+                !self.status.phase.is_final() || self.status.run < self.run
+            }
+            DesiredState::Created | DesiredState::Stopped { .. } | DesiredState::Removed => {
+                self.status.phase.is_alive()
+            }
+        }
+    }
+}
+
 /// What is wanted of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
@@ -292,6 +307,8 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// Block I/O weight, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// What is charged if nothing above says; from the pool's defaults.
+    pub fallback: ResourceRequest,
 }
 
 /// Charged to the pool and counted by placement.
@@ -305,19 +322,37 @@ pub struct ResourceRequest {
 }
 
 impl Resources {
-    /// What is charged: the request, else the memory reservation, else the limit, else nothing.
+    /// What is charged: the request, else the memory reservation, else the limit, else the pool's default.
     #[must_use]
     pub fn charge(&self) -> Capacity {
         let memory = self
             .request
             .memory_bytes
             .or(self.memory_reservation)
-            .or(self.memory_limit);
-        let cpu = self.request.cpu_millis.or(self.cpu_limit_millis);
+            .or(self.memory_limit)
+            .or(self.fallback.memory_bytes);
+        let cpu = self
+            .request
+            .cpu_millis
+            .or(self.cpu_limit())
+            .or(self.fallback.cpu_millis);
         Capacity {
             cpu: crate::CpuMillis(cpu.unwrap_or(0)),
             memory: crate::MemoryBytes(memory.unwrap_or(0)),
         }
+    }
+
+    /// Thousandths of a core it may take, by limit or quota.
+    fn cpu_limit(&self) -> Option<u64> {
+        /// The kernel's default period.
+        const PERIOD_US: u64 = 100_000;
+        self.cpu_limit_millis.or_else(|| {
+            let quota = u64::try_from(self.cpu_quota_us?)
+                .ok()
+                .filter(|it| *it > 0)?;
+            let period = self.cpu_period_us.filter(|it| *it > 0).unwrap_or(PERIOD_US);
+            Some(crate::amount::scale(quota, 1000, period))
+        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use model::{
-    AccessToken, Host, HostId, Image, ImageId, JoinToken, Key, Kind, Name, Object, Pool, PoolId,
-    Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    AccessToken, Host, HostId, Image, ImageId, Installation, JoinToken, Key, Kind, Name, Object,
+    Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
     object::{DroppedImage, Setting},
 };
 
@@ -105,6 +105,7 @@ macro_rules! stored {
 stored! {
     Pool: Pool, Host: Host, Workload: Workload, Image: Image, Principal: Principal,
     AccessToken: AccessToken, JoinToken: JoinToken, Setting: Setting, DroppedImage: DroppedImage,
+    Installation: Installation,
 }
 
 fn rows<'a, K: Ord, T: Stored + 'a>(table: &'a Table<K>) -> impl Iterator<Item = Row<'a, T>> {
@@ -271,6 +272,12 @@ impl Snapshot {
     /// All images no pool knows any more, by id.
     pub fn dropped_images(&self) -> impl Iterator<Item = Row<'_, DroppedImage>> {
         rows(&self.tables.dropped_images)
+    }
+
+    /// What holds for the whole installation, as far as it was ever changed.
+    #[must_use]
+    pub fn installation(&self) -> Option<Row<'_, Installation>> {
+        self.tables.installation.as_ref().and_then(Row::of)
     }
 
     fn by_name<T: Stored>(

@@ -26,6 +26,7 @@ pub(crate) struct Tables {
     pub(crate) join_tokens: Table<TokenId>,
     pub(crate) settings: Table<Name>,
     pub(crate) dropped_images: Table<ImageId>,
+    pub(crate) installation: Option<Arc<Versioned>>,
     pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
     pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
     pub(crate) names: OrdMap<NameKey, Key>,
@@ -43,6 +44,7 @@ impl Tables {
             Key::JoinToken(id) => self.join_tokens.get(id),
             Key::Setting(name) => self.settings.get(name),
             Key::DroppedImage(id) => self.dropped_images.get(id),
+            Key::Installation => self.installation.as_ref(),
         }
     }
 
@@ -58,6 +60,7 @@ impl Tables {
             .chain(self.join_tokens.values())
             .chain(self.settings.values())
             .chain(self.dropped_images.values())
+            .chain(self.installation.as_ref())
     }
 
     /// Puts an object; returns what was there.
@@ -76,6 +79,7 @@ impl Tables {
             Object::JoinToken(it) => self.join_tokens.insert(it.id.clone(), Arc::clone(&new)),
             Object::Setting(it) => self.settings.insert(it.name.clone(), Arc::clone(&new)),
             Object::DroppedImage(it) => self.dropped_images.insert(it.id.clone(), Arc::clone(&new)),
+            Object::Installation(_) => self.installation.replace(Arc::clone(&new)),
         };
         self.reindex(old.as_deref(), Some(&new));
         old
@@ -100,6 +104,7 @@ impl Tables {
             Key::JoinToken(id) => self.join_tokens.remove(id),
             Key::Setting(name) => self.settings.remove(name),
             Key::DroppedImage(id) => self.dropped_images.remove(id),
+            Key::Installation => self.installation.take(),
         }?;
         self.reindex(Some(&old), None);
         Some(old)

@@ -97,7 +97,8 @@ impl NameKey {
             | Object::AccessToken(_)
             | Object::JoinToken(_)
             | Object::Setting(_)
-            | Object::DroppedImage(_) => return None,
+            | Object::DroppedImage(_)
+            | Object::Installation(_) => return None,
         };
         Some(Self {
             kind: object.key().kind(),

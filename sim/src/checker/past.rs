@@ -104,7 +104,8 @@ impl Past {
                     | Object::Principal(_)
                     | Object::AccessToken(_)
                     | Object::JoinToken(_)
-                    | Object::Setting(_) => {}
+                    | Object::Setting(_)
+                    | Object::Installation(_) => {}
                 }
             }
         });

@@ -190,6 +190,7 @@ fn merge(old: &Resources, new: Resources) -> Result<Resources> {
         cpuset_mems: new.cpuset_mems.or_else(|| old.cpuset_mems.clone()),
         pids_limit: new.pids_limit.or(old.pids_limit),
         blkio_weight: new.blkio_weight.or(old.blkio_weight),
+        fallback: old.fallback.clone(),
     };
     if let (Some(memory), Some(swap)) = (merged.memory_limit, merged.memory_swap)
         && u64::try_from(swap).is_ok_and(|swap| swap < memory)

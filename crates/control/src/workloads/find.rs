@@ -9,18 +9,6 @@ use crate::error::{Error, Result};
 use crate::kept::Kept;
 use crate::observe::known_phase;
 
-/// Whether a workload counts as a load of its host and a charge of its pool.
-pub(crate) fn counts(workload: &Workload) -> bool {
-    match workload.desired {
-        DesiredState::Running | DesiredState::Paused => {
-            !workload.status.phase.is_final() || workload.status.run < workload.run
-        }
-        DesiredState::Created | DesiredState::Stopped { .. } | DesiredState::Removed => {
-            workload.status.phase.is_alive()
-        }
-    }
-}
-
 impl Control {
     /// Workloads of a pool, newest first, without those being removed.
     ///

@@ -12,7 +12,7 @@ mod stop;
 mod update;
 mod wait;
 
-pub(crate) use find::{counts, running_host};
+pub(crate) use find::running_host;
 pub use remove::RemoveOptions;
 pub use stop::StopOptions;
 pub use update::WorkloadUpdate;

@@ -5,7 +5,6 @@ use model::{HostId, Workload};
 use plan::place::{Candidate, Wanted};
 use store::{Row, Snapshot};
 
-use super::find::counts;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The host of a workload: where it is already, since its files are there, else the best.
@@ -49,7 +48,7 @@ pub(super) fn choose_host(
             };
             for other in snapshot
                 .workloads_on(&host.id)
-                .filter(|other| counts(other))
+                .filter(|other| other.takes_room())
             {
                 candidate.charged = candidate.charged.plus(other.spec.task.resources.charge());
                 candidate.workloads += 1;

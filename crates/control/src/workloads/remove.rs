@@ -3,7 +3,7 @@
 use model::{Key, Object, Phase, PoolId, WorkloadId};
 use store::Transaction;
 
-use super::find::{counts, live};
+use super::find::live;
 use super::wait::HOST_LIMIT;
 use crate::caller::{Action, Caller, Scope};
 use crate::core::{Control, Seen};
@@ -45,7 +45,7 @@ impl Control {
                     return Ok((Some(Transaction::new().delete_unchanged(row.revision(), Key::Workload(id.clone()))), false));
                 }
                 let active = row.status.phase.is_alive()
-                    || (counts(row.value()) && !row.status.phase.is_final());
+                    || (row.takes_room() && !row.status.phase.is_final());
                 if active && !options.force {
                     let state = if row.status.phase == Phase::Paused { "paused" } else { "running" };
                     return Err(Error::conflict(format!(

@@ -197,7 +197,8 @@ fn has_name(key: &Key) -> bool {
         | Key::AccessToken(_)
         | Key::JoinToken(_)
         | Key::Setting(_)
-        | Key::DroppedImage(_) => false,
+        | Key::DroppedImage(_)
+        | Key::Installation => false,
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn pool(number: u64, called: &str) -> Object {
         description: String::new(),
         labels: Default::default(),
         policy: Default::default(),
+        slice: Default::default(),
         created_at: Timestamp(0),
     })
 }

@@ -51,6 +51,7 @@ fn pool(id: u8, name: &str) -> Pool {
         description: String::new(),
         labels: Default::default(),
         policy: PoolPolicy::default(),
+        slice: model::Slice::default(),
         created_at: Timestamp(1_700_000_000_000),
     }
 }

@@ -72,6 +72,7 @@ pub(crate) async fn create(
         description: body.description,
         labels: body.labels,
         policy: from_native::policy(body.policy),
+        slice: model::Slice::default(),
     };
     let pool = native.control.pool_create(&caller, create).await?;
     Ok((StatusCode::CREATED, Json(native.pool(&caller, &pool)?)))

@@ -3,10 +3,13 @@
 //! Pure: functions from values (snapshot, now, seed) to values (changes, report of why). No I/O, no clock, no
 //! randomness of its own, no async.
 //!
-//! Start at [`place`] for where a workload goes, [`admit`] for whether it may exist, [`lower`] for what its host is
-//! told, [`steps`] for what a host does next.
+//! Start at [`place`] for where a workload goes, [`admit`] for whether it may exist, [`pools`] for whether its pool has
+//! room for it, [`entitle`] for what pools may use at this moment, [`lower`] for what its host is told, [`steps`] for what
+//! a host does next.
 
 pub mod admit;
+pub mod entitle;
 pub mod lower;
 pub mod place;
+pub mod pools;
 pub mod steps;

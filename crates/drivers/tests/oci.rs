@@ -144,7 +144,8 @@ async fn the_agent_may_be_killed_at_any_time() {
         (started.status.pid, Phase::Running)
     );
     assert_eq!(seen[0].namespace_pid, started.namespace_pid);
-    assert!(seen[0].status.started_at.is_some());
+    assert!(started.status.started_at.is_some());
+    assert_eq!(seen[0].status.started_at, started.status.started_at);
     // Preparing or starting again changes nothing.
     assert_eq!(host.start(&plan).await.status.pid, started.status.pid);
     let mut events = host.runtime.events();

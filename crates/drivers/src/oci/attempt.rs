@@ -17,7 +17,7 @@ use shim::process::ProcessId;
 use super::client::Net;
 use super::mounts;
 use super::observe;
-use super::runtime::{Inner, Task, blocking, failed, not_running, refused, unknown};
+use super::runtime::{Inner, Task, blocking, failed, not_running, refused, started_at, unknown};
 use super::spec::{self, Surroundings};
 use super::task_dir::{RunDir, StoredPlan, TaskDir};
 
@@ -190,13 +190,14 @@ impl Inner {
             return Ok(observe::observed(id, status, task.shim));
         }
         let request = self.start_request(plan, &run).await?;
-        let started = observe::now();
+        let asked = observe::now();
         if let Err(failure) = connection.call(Request::Start(Box::new(request))).await {
             self.set_status(id, &run, observe::failed(&failure, &run));
             return Err(refused(&failure));
         }
         let mut task = task;
-        task.status.started_at = Some(started);
+        // The supervisor's word, which is what the next agent will tell as well.
+        task.status.started_at = started_at(&task.run).or(Some(asked));
         let status = self.live_status(&task);
         // It may have ended already; then the watcher has said so or will.
         if status.phase.is_alive() {

@@ -21,5 +21,6 @@ pub mod seccomp;
 pub mod spec;
 mod stats;
 mod task_dir;
+mod trash;
 
 pub use runtime::{OciConfig, OciRuntime};

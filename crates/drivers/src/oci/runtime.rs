@@ -24,6 +24,7 @@ use super::observe::{self, Found};
 use super::readers::Readers;
 use super::spec::SpecError;
 use super::task_dir::{RunDir, StoredPlan, TaskDir, read_or_quarantine};
+use super::trash::Trash;
 
 /// Changes waiting for a slow agent; after that it observes everything again.
 const EVENTS: usize = 1024;
@@ -465,29 +466,19 @@ impl Inner {
                 connection.notice(Request::Shutdown).await;
             }
         }
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| failed("random numbers", error))?;
-        let trash =
-            self.config
-                .data
-                .join("trash")
-                .join(format!("{}-{}", id.as_str(), hex::encode(random)));
-        match fs::rename(dir.path(), &trash) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("task folder", error));
-            }
-            _ => {}
-        }
+        let pool = plan.map(|plan| plan.workload.pool.clone());
+        let trash = self.trash();
+        let discarded = trash
+            .take(dir.path(), pool.as_ref(), id)
+            .map_err(|error| failed("task folder", error))?;
         self.forget(id);
-        let cgroup = plan.map(|plan| self.cgroups.workload(&plan.workload.pool, id));
-        tokio::task::spawn_blocking(move || {
-            if let Some(Err(error)) = cgroup.map(|cgroup| cgroup.remove()) {
-                tracing::warn!(%error, "a cgroup could not be removed");
-            }
-            // What remains is found and removed when the runtime observes next.
-            let _ = fs::remove_dir_all(trash);
-        });
+        // What remains is found and removed when the runtime observes next.
+        tokio::task::spawn_blocking(move || trash.remove(&discarded));
         Ok(())
+    }
+
+    fn trash(&self) -> Trash {
+        Trash::new(&self.config.data, self.cgroups.clone())
     }
 
     /// Everything on disk.
@@ -502,18 +493,13 @@ impl Inner {
             };
             all.extend(self.look_at(&id).await);
         }
-        let trash = self.config.data.join("trash");
-        tokio::task::spawn_blocking(move || {
-            // Everything in there was removed on demand; an agent that died meanwhile left it.
-            for entry in fs::read_dir(trash).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        });
+        let trash = self.trash();
+        tokio::task::spawn_blocking(move || trash.empty());
         Ok(all)
     }
 }
 
-fn started_at(run: &RunDir) -> Option<Timestamp> {
+pub(super) fn started_at(run: &RunDir) -> Option<Timestamp> {
     read_or_quarantine::<ShimState>(&run.path.join(STATE_FILE))?
         .started_ns
         .map(observe::timestamp)

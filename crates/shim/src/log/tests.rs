@@ -71,6 +71,53 @@ fn the_log_is_bounded_and_an_overtaken_reader_is_told() {
     assert_eq!(reader.offset(), writer.end());
 }
 
+/// A small disk, taken away when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        nix::mount::mount(
+            Some("none"),
+            dir.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some(format!("size={size}").as_str()),
+        )
+        .unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_costs_output_and_the_log_says_how_much() {
+    let disk = SmallDisk::new("256k");
+    let dir = disk.0.path().join("log");
+    let mut writer = LogWriter::open(target(&dir, 1 << 20, 3)).unwrap();
+    let filler = disk.0.path().join("filler");
+    fs::write(&filler, vec![0; 100 << 10]).unwrap();
+    for _ in 0..500 {
+        writer.append(Stream::Stdout, 1, &[b'x'; 1000]);
+    }
+    fs::remove_file(&filler).unwrap();
+    writer.append(Stream::Stdout, 2, b"after");
+    writer.append(Stream::Stdout, 3, b" it");
+    let (bytes, gaps) = drain(&mut LogReader::new(&dir, 0));
+    assert_eq!(gaps, 0);
+    let text = String::from_utf8(bytes).unwrap();
+    let (kept, rest) = text.split_once("plimsoll: ").unwrap();
+    let (lost, rest) = rest.split_once(" bytes of output are lost here").unwrap();
+    assert!(kept.len() > 50_000 && kept.bytes().all(|b| b == b'x'));
+    assert_eq!(kept.len() + lost.parse::<usize>().unwrap(), 500_000);
+    assert!(rest.ends_with("\nafter it"), "{rest}");
+}
+
 #[test]
 fn a_tail_torn_at_any_byte_costs_one_record_and_appending_goes_on() {
     let dir = tempfile::tempdir().unwrap();

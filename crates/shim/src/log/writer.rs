@@ -16,8 +16,8 @@ pub struct LogWriter {
     file: File,
     /// Bytes in the open file.
     len: u64,
-    /// Records that could not be written (the disk was full).
-    dropped: u64,
+    /// Bytes of output that could not be written (the disk was full) and of which the log does not tell yet.
+    lost: u64,
 }
 
 impl LogWriter {
@@ -39,7 +39,7 @@ impl LogWriter {
                     files,
                     file,
                     len,
-                    dropped: 0,
+                    lost: 0,
                 });
             }
             if len == 0 {
@@ -53,7 +53,7 @@ impl LogWriter {
             files,
             file,
             len: 0,
-            dropped: 0,
+            lost: 0,
         };
         writer.forget_old();
         Ok(writer)
@@ -77,18 +77,31 @@ impl LogWriter {
         self.target.max_file_bytes * u64::from(self.target.max_files.max(2) - 1)
     }
 
-    /// Records lost because they could not be written.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Appends output. A task is never stopped by its log: what cannot be written is counted and dropped.
+    /// Appends output. A task is never stopped by its log: what cannot be written is dropped, and as soon as the log
+    /// can be written again it says how much was lost at that place.
     pub fn append(&mut self, stream: Stream, time_ns: u64, bytes: &[u8]) {
         for piece in bytes.chunks(MAX_PAYLOAD) {
-            if self.append_one(stream, time_ns, piece).is_err() {
-                self.dropped += 1;
+            let written = self
+                .confess(time_ns)
+                .and_then(|()| self.append_one(stream, time_ns, piece));
+            if written.is_err() && stream != Stream::RunStart {
+                self.lost += piece.len() as u64;
             }
         }
+    }
+
+    /// Writes what has to be said of lost output.
+    fn confess(&mut self, time_ns: u64) -> io::Result<()> {
+        if self.lost == 0 {
+            return Ok(());
+        }
+        let text = format!(
+            "plimsoll: {} bytes of output are lost here: they could not be written to the log\n",
+            self.lost
+        );
+        self.append_one(Stream::Stderr, time_ns, text.as_bytes())?;
+        self.lost = 0;
+        Ok(())
     }
 
     fn append_one(&mut self, stream: Stream, time_ns: u64, piece: &[u8]) -> io::Result<()> {

@@ -267,9 +267,10 @@ where
 fn broken_off() -> Option<Frame> {
     let error = StreamError {
         class: ErrorClass::Failed,
-        message: "the connection to the host was lost in the middle: the output is not whole, \
-                  the workload itself goes on"
-            .to_owned(),
+        message:
+            "the connection to the host was lost in the middle: what came of the answer is not \
+                  whole; what runs on the host goes on, and the request can be repeated"
+                .to_owned(),
     };
     let frame = Frame::json(&error).ok()?;
     Some(Frame {

@@ -17,6 +17,8 @@ use crate::{Response, http};
 pub struct Cluster {
     data: PathBuf,
     program: PathBuf,
+    /// Found when it is first asked for.
+    id: OnceLock<String>,
     /// Keeps the folder until the cluster is gone; `None` for the shared one, whose folder the guard removes.
     _folder: Option<TempDir>,
     /// Takes the cluster down when its standard input closes, that is when this process ends in any way.
@@ -40,6 +42,9 @@ pub enum Role {
     /// A host's program.
     Agent,
 }
+
+/// Environment variable by which `dev down` knows the parts of a cluster.
+const MARK: &str = "PLIMSOLL_DEV";
 
 /// Makes pool names unique within this process.
 static POOLS: AtomicU32 = AtomicU32::new(0);
@@ -71,6 +76,7 @@ impl Cluster {
         let cluster = Self {
             data,
             program,
+            id: OnceLock::new(),
             _folder: Some(folder),
             _guard: guard,
         };
@@ -130,6 +136,32 @@ impl Cluster {
         Run::new(command)
     }
 
+    /// The `plimsoll` program, to be started as a part of this cluster: `dev down` finds and ends it.
+    #[must_use]
+    pub fn part(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env(MARK, &self.data);
+        command
+    }
+
+    /// The beginning of a command line that runs a program in the network namespace of a host, as a part of this
+    /// cluster. The first call must be made while agents run (see [`Cluster::id`]).
+    #[must_use]
+    pub fn in_host(&self, host: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/plim{}-{host}", self.id()))
+            .arg("--")
+            .env(MARK, &self.data);
+        command
+    }
+
+    /// The `plimsoll` program itself.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// A new pool with the image `busybox:latest` in it.
     ///
     /// # Panics
@@ -148,27 +180,10 @@ impl Cluster {
     /// When it cannot be made.
     #[track_caller]
     #[must_use]
-    #[expect(
-        clippy::unwrap_used,
-        reason = "test support: without a pool the test fails"
-    )]
     pub fn empty_pool(&self, hint: &str) -> Pool {
         let name = format!("{hint}{}", POOLS.fetch_add(1, Ordering::Relaxed));
         self.plimsoll(&["pool", "create", &name]).ok();
-        let socket = self.data.join("pools").join(format!("{name}.sock"));
-        crate::eventually("the pool's socket", || {
-            if socket.exists() {
-                Ok(())
-            } else {
-                Err(format!("no {}", socket.display()))
-            }
-        });
-        Pool {
-            name,
-            socket,
-            client: client(),
-            config: tempfile::tempdir().unwrap(),
-        }
+        Pool::of_server(&self.data, &name)
     }
 
     /// Process ids of the cluster's programs of this role.
@@ -226,12 +241,21 @@ impl Cluster {
         process::run(Command::new("ip").args(["link", "set", &link, state])).unwrap();
     }
 
-    /// The beginning of the names of all its links, from the arguments of an agent (`--cgroup ID-hN`).
+    /// The cluster's part of all its names in the kernel, from the arguments of an agent (`--cgroup ID-hN`). It is
+    /// known once it was asked for while agents ran.
+    ///
+    /// # Panics
+    /// When no agent runs at the first call.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id.get_or_init(|| self.find_id())
+    }
+
     #[expect(
         clippy::unwrap_used,
         reason = "test support: without a cluster the test fails"
     )]
-    fn id(&self) -> String {
+    fn find_id(&self) -> String {
         let agent = self.pids(Role::Agent).first().copied().unwrap();
         let command = std::fs::read(format!("/proc/{agent}/cmdline")).unwrap();
         let command = String::from_utf8(command).unwrap();
@@ -302,6 +326,33 @@ impl Drop for Cluster {
 }
 
 impl Pool {
+    /// A pool as the server with this data folder shows it; waits for its socket.
+    ///
+    /// # Panics
+    /// When the socket does not appear.
+    #[track_caller]
+    #[must_use]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without a pool the test fails"
+    )]
+    pub fn of_server(data: &Path, name: &str) -> Self {
+        let socket = data.join("pools").join(format!("{name}.sock"));
+        crate::eventually("the pool's socket", || {
+            if socket.exists() {
+                Ok(())
+            } else {
+                Err(format!("no {}", socket.display()))
+            }
+        });
+        Self {
+            name: name.to_owned(),
+            socket,
+            client: client(),
+            config: tempfile::tempdir().unwrap(),
+        }
+    }
+
     /// The unmodified docker client, talking to this pool.
     #[must_use]
     pub fn docker(&self, arguments: &[&str]) -> Run {

@@ -7,13 +7,20 @@
 //! however that happens (a helper process waits for it); every wait has a deadline and says what it last saw.
 
 mod cluster;
+mod etcd;
+mod hostile;
 mod http;
+pub mod image;
+mod program;
 mod registry;
 mod run;
 mod wait;
 
 pub use cluster::{Cluster, Pool, Role, archive, processes_with};
+pub use etcd::Etcd;
+pub use hostile::{Blob, HostileRegistry};
 pub use http::{Response, request, send, send_late_body};
+pub use program::Program;
 pub use registry::{PASSWORD, Registry, Security, USER};
 pub use run::{Run, Started};
 pub use wait::eventually;

@@ -5,11 +5,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod agent_killed;
 mod bad_input;
 mod basics;
 mod crash;
+mod disk_full;
 mod images;
 mod isolation;
 mod limits;
 mod restart;
 mod streams;
+mod two_servers;

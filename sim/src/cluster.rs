@@ -262,7 +262,11 @@ impl Cluster {
                     ledger.workloads.remove(&workload.id);
                     continue;
                 };
-                let lowered = plan::lower::host_workload(&workload, &pool, &image);
+                let parent = |id: &model::PoolId| snapshot.pool(id)?.parent.clone();
+                let mut above: Vec<_> =
+                    std::iter::successors(pool.parent.clone(), parent).collect();
+                above.reverse();
+                let lowered = plan::lower::host_workload(&workload, &pool, above, &image);
                 wanted
                     .workloads
                     .insert(workload.id.clone(), Arc::new(lowered));
@@ -270,6 +274,9 @@ impl Cluster {
             if let Some(record) = snapshot.host(&host.id) {
                 let dropped: Vec<_> = snapshot.dropped_images().map(|d| d.id.clone()).collect();
                 wanted.drop_images = plan::lower::drop_images(&record, dropped.iter());
+            }
+            if let Some(division) = snapshot.division(&host.id) {
+                wanted.pools.clone_from(&division.pools);
             }
             let view = world.hosts.entry(host.id.clone()).or_default();
             view.documents = Some((ledger, wanted));

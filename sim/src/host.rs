@@ -158,6 +158,7 @@ impl SimHost {
                     | Op::Pause
                     | Op::Resume
                     | Op::Update
+                    | Op::Divide
                     | Op::Detach => {}
                 }
             }

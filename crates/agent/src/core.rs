@@ -4,10 +4,12 @@
 //! event ends in asking `plan` again about the workloads it concerns.
 
 pub(crate) use apply::chain;
+pub(crate) use pools::Usage;
 
 mod apply;
 mod entry;
 mod images;
+mod pools;
 #[cfg(test)]
 mod tests;
 
@@ -107,6 +109,8 @@ pub(crate) struct Core {
     write_not_before: Option<tokio::time::Instant>,
     complete: BTreeSet<ImageId>,
     dropping: BTreeSet<ImageId>,
+    /// What of each pool this host may give, for the keeper of it.
+    parts: watch::Sender<pools::Parts>,
     drop_again_at: Option<Timestamp>,
     jobs: JoinSet<()>,
     observing: bool,
@@ -134,6 +138,7 @@ impl Core {
             write_not_before: None,
             complete,
             dropping: BTreeSet::new(),
+            parts: watch::Sender::default(),
             drop_again_at: None,
             jobs: JoinSet::new(),
             observing: false,
@@ -148,6 +153,7 @@ impl Core {
         core.generation
             .send_replace(parts.recovered.desired.generation);
         core.desired = parts.recovered.desired;
+        core.tell_parts();
         core
     }
 
@@ -187,6 +193,12 @@ impl Core {
         self.take_stock().await;
         self.refresh_all();
         self.check_images();
+        let keeper = pools::Keeper {
+            runtime: self.drivers.runtime.clone(),
+            outboxes: self.outboxes.clone(),
+            wanted: self.parts.subscribe(),
+        };
+        self.jobs.spawn(keeper.run());
         let mut reassert = tokio::time::interval(REASSERT_EVERY);
         reassert.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         reassert.reset();
@@ -427,6 +439,14 @@ impl Core {
             if let Err(e) = network.reassert().await {
                 warn!(error = %e, "cannot put the host's network back in order");
             }
+        });
+    }
+
+    /// Hands the parts of pools in the document to their keeper.
+    fn tell_parts(&self) {
+        self.parts.send_replace(pools::Parts {
+            generation: self.desired.generation,
+            pools: self.desired.pools.clone(),
         });
     }
 

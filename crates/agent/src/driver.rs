@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use model::workload::{NetworkStatus, Resources};
-use model::{Digest, HostWorkload, Image, ImageId, TaskStatus, Timestamp, WorkloadId};
+use model::{
+    Digest, HostPool, HostWorkload, Image, ImageId, PoolId, PoolUsage, TaskStatus, Timestamp,
+    WorkloadId,
+};
 use tokio::sync::{broadcast, mpsc};
 
 /// The words of the host protocol that drivers speak, so that they need not know the wire.
@@ -194,6 +197,13 @@ pub trait TaskRuntime: Send + Sync + 'static {
 
     /// Measures a running task.
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError>;
+
+    /// Brings what pools may use on this host to these parts, pools without one to no bounds. Fails while a part is
+    /// not in force, for example because more memory is in use; what can be in force then is.
+    async fn divide(&self, pools: &BTreeMap<PoolId, HostPool>) -> Result<(), DriverError>;
+
+    /// What every pool does that has a part or a task here, since the last call.
+    async fn measure_pools(&self) -> Result<BTreeMap<PoolId, PoolUsage>, DriverError>;
 
     /// Lists the processes of a running task.
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError>;

@@ -275,5 +275,6 @@ fn whole(document: &HostDesired) -> DesiredUpdate {
         upsert: document.workloads.clone(),
         remove: Default::default(),
         drop_images: document.drop_images.clone(),
+        pools: Some(document.pools.clone()),
     }
 }

@@ -9,6 +9,8 @@ use model::{ImageId, TaskStatus, WorkloadId};
 use tokio::sync::Notify;
 use wire::link::FromHost;
 
+use crate::core::Usage;
+
 /// Reports per message: keeps a message near 100 kB, so that one slow parse does not hold up what is behind it.
 const REPORTS_PER_MESSAGE: usize = 128;
 
@@ -26,6 +28,9 @@ struct Waiting {
     complete: bool,
     accepted: Option<u64>,
     images: Option<BTreeSet<ImageId>>,
+    pools: Option<(u64, Usage)>,
+    /// What was told of pools last, to say only what is new.
+    told: Option<(u64, Usage)>,
     reports: BTreeMap<WorkloadId, Option<TaskStatus>>,
     resync: bool,
 }
@@ -79,6 +84,32 @@ impl Outbox {
         self.notify.notify_one();
     }
 
+    /// The parts of pools in the document of this generation are in force.
+    pub(crate) fn applied(&self, generation: u64) {
+        let usage = self.with(|w| w.told.clone().map(|(_, usage)| usage));
+        self.pools(generation, &usage.unwrap_or_default());
+    }
+
+    /// What pools do, and which parts of them are in force; only the newest waits.
+    pub(crate) fn pools(&self, applied: u64, usage: &Usage) {
+        let news = self.with(|w| {
+            let same = w
+                .told
+                .as_ref()
+                .is_some_and(|(a, u)| *a == applied && u == usage);
+            let nothing = w.told.is_none() && usage.is_empty() && applied == 0;
+            if !w.begun || same || nothing {
+                return false;
+            }
+            w.told = Some((applied, usage.clone()));
+            w.pools.clone_from(&w.told);
+            true
+        });
+        if news {
+            self.notify.notify_one();
+        }
+    }
+
     /// The session must be begun anew, because the server builds on a document that is not at hand.
     pub(crate) fn resync(&self) {
         self.with(|w| w.resync = true);
@@ -92,11 +123,12 @@ impl Outbox {
 
     /// Takes what is waiting; `Err`: begin a new session.
     pub(crate) fn take(&self) -> Result<Vec<FromHost>, Resync> {
-        let (complete, accepted, images, reports, resync) = self.with(|w| {
+        let (complete, accepted, images, pools, reports, resync) = self.with(|w| {
             (
                 std::mem::take(&mut w.complete),
                 w.accepted.take(),
                 w.images.take(),
+                w.pools.take(),
                 std::mem::take(&mut w.reports),
                 w.resync,
             )
@@ -127,6 +159,9 @@ impl Outbox {
         }
         if let Some(images) = images {
             messages.push(FromHost::Images { images });
+        }
+        if let Some((applied, usage)) = pools {
+            messages.push(FromHost::Pools { applied, usage });
         }
         Ok(messages)
     }

@@ -13,6 +13,7 @@ use crate::events::EventLog;
 use crate::exec::Execs;
 use crate::kept::Kept;
 use crate::links::Hub;
+use crate::measures::Measures;
 use crate::metrics::{Counters, Metrics};
 use crate::pki::Authority;
 use crate::wait::Waiters;
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) authority: Authority,
     pub(crate) hub: Hub,
     pub(crate) documents: Documents,
+    pub(crate) measures: Measures,
     pub(crate) waiters: Waiters,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,
@@ -75,6 +77,7 @@ impl Control {
                 authority,
                 hub: Hub::default(),
                 documents: Documents::default(),
+                measures: Measures::default(),
                 waiters: Waiters::default(),
                 events: EventLog::default(),
                 execs: Execs::default(),

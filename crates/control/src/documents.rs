@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{
-    Host, HostDesired, HostId, HostWorkload, Image, ImageConfig, ImageContent, ImageId, Platform,
-    Pool, Workload, WorkloadId,
+    Host, HostDesired, HostId, HostPool, HostWorkload, Image, ImageConfig, ImageContent, ImageId,
+    Platform, Pool, PoolId, Workload, WorkloadId,
 };
 use store::{Change, Event, Snapshot, Stored as _, Versioned, WatchError};
 use wire::link::{DesiredUpdate, ToHost};
 
+use crate::caller::ancestors;
 use crate::core::Control;
 
 /// What each connected host was told last.
@@ -37,16 +38,16 @@ fn lowered(snapshot: &Snapshot, workload: &Workload) -> Option<Arc<HostWorkload>
         return None;
     }
     let pool = snapshot.pool(&workload.pool)?;
-    match snapshot.image(&workload.pool, &workload.spec.task.image_id) {
-        Some(image) => Some(Arc::new(plan::lower::host_workload(
-            workload, &pool, &image,
-        ))),
-        None => Some(Arc::new(plan::lower::host_workload(
-            workload,
-            &pool,
-            &image_without_record(&pool, workload),
-        ))),
-    }
+    let mut above: Vec<PoolId> = ancestors(snapshot, &pool.id).skip(1).collect();
+    above.reverse();
+    let lowered = match snapshot.image(&workload.pool, &workload.spec.task.image_id) {
+        Some(image) => plan::lower::host_workload(workload, &pool, above, &image),
+        None => {
+            let image = image_without_record(&pool, workload);
+            plan::lower::host_workload(workload, &pool, above, &image)
+        }
+    };
+    Some(Arc::new(lowered))
 }
 
 /// A workload that is being removed may outlive its image's record; its host needs no content to remove it.
@@ -98,7 +99,16 @@ fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
         generation: snapshot.revision.0,
         workloads,
         drop_images: plan::lower::drop_images(host, dropped.iter()),
+        pools: parts(snapshot, &host.id),
     }
+}
+
+/// What of each pool the host may give.
+fn parts(snapshot: &Snapshot, host: &HostId) -> BTreeMap<PoolId, HostPool> {
+    snapshot
+        .division(host)
+        .map(|division| division.pools.clone())
+        .unwrap_or_default()
 }
 
 impl Control {
@@ -116,6 +126,7 @@ impl Control {
             upsert: document.workloads.clone(),
             remove: BTreeSet::new(),
             drop_images: document.drop_images.clone(),
+            pools: Some(document.pools.clone()),
         };
         if self.inner.hub.send(host, ToHost::Desired(update)) {
             told.insert(host.clone(), document);
@@ -152,6 +163,7 @@ impl Control {
                 }
             }
         }
+        part_updates(&mut pending, &told, snapshot, event);
         if touches_images(event) {
             image_updates(&mut pending, &told, snapshot);
         }
@@ -172,6 +184,9 @@ impl Control {
                 document.workloads.remove(id);
             }
             document.drop_images.clone_from(&update.drop_images);
+            if let Some(pools) = &update.pools {
+                document.pools.clone_from(pools);
+            }
             if !self.inner.hub.send(&host, ToHost::Desired(update)) {
                 told.remove(&host);
             }
@@ -228,6 +243,27 @@ fn remove(
     }
 }
 
+/// Tells hosts of their new parts of pools.
+fn part_updates(
+    pending: &mut HashMap<HostId, DesiredUpdate>,
+    told: &HashMap<HostId, HostDesired>,
+    snapshot: &Snapshot,
+    event: &Event,
+) {
+    for change in event.changes.iter() {
+        let model::Key::Division(host) = change.key() else {
+            continue;
+        };
+        let Some(document) = told.get(&host) else {
+            continue;
+        };
+        let wanted = parts(snapshot, &host);
+        if wanted != document.pools {
+            entry(pending, document, &host).pools = Some(wanted);
+        }
+    }
+}
+
 fn touches_images(event: &Event) -> bool {
     event
         .changes
@@ -241,7 +277,8 @@ fn touches_images(event: &Event) -> bool {
             | model::Kind::AccessToken
             | model::Kind::JoinToken
             | model::Kind::Setting
-            | model::Kind::Installation => false,
+            | model::Kind::Installation
+            | model::Kind::Division => false,
         })
 }
 

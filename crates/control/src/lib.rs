@@ -21,6 +21,7 @@ pub mod hosts;
 pub mod images;
 mod kept;
 pub mod links;
+pub mod measures;
 mod metrics;
 mod names;
 mod observe;

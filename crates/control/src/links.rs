@@ -195,6 +195,7 @@ impl Drop for LinkSession {
             return;
         }
         self.control.inner.documents.forget(&self.host);
+        self.control.inner.measures.forget(&self.host);
         let (control, host) = (self.control.clone(), self.host.clone());
         tracing::info!(%host, "link to host lost");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -300,6 +301,7 @@ impl Control {
             // A whole report says nothing more than its entries: what is missing in it may be news to the host.
             FromHost::Status { reports, .. } => session.reports.add(reports),
             FromHost::Images { images } => session.reports.images(images),
+            FromHost::Pools { applied, usage } => self.take_measure(&session.host, applied, usage),
         }
     }
 

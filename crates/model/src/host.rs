@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, DesiredState, HostId, Image, ImageId, Name, PoolId, TaskStatus, Timestamp, TokenId,
-    WorkloadId, WorkloadSpec,
+    Capacity, DesiredState, HostId, HostPool, Image, ImageId, Name, PoolId, TaskStatus, Timestamp,
+    TokenId, WorkloadId, WorkloadSpec,
 };
 
 /// A machine that runs an agent.
@@ -105,6 +105,8 @@ pub struct HostDesired {
     pub workloads: BTreeMap<WorkloadId, Arc<HostWorkload>>,
     /// Images no pool knows any more; deleted unless a task still uses them.
     pub drop_images: BTreeSet<ImageId>,
+    /// What of each pool this host may give.
+    pub pools: BTreeMap<PoolId, HostPool>,
 }
 
 /// A workload as its host needs it: with names, pool and image resolved, so that no choice is left.
@@ -114,6 +116,9 @@ pub struct HostWorkload {
     pub id: WorkloadId,
     /// The pool, for its cgroup subtree.
     pub pool: PoolId,
+    /// The pools it is a slice of, outermost first: where its subtree is.
+    #[serde(default)]
+    pub pool_path: Vec<PoolId>,
     /// The pool's name, for people.
     pub pool_name: Name,
     /// Name in its pool.

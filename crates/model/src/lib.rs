@@ -11,6 +11,7 @@
 
 pub mod amount;
 pub mod claim;
+pub mod division;
 pub mod host;
 pub mod id;
 pub mod image;
@@ -24,6 +25,7 @@ pub mod workload;
 
 pub use amount::{Amount, InvalidAmount, Percent, Ratio, Resource};
 pub use claim::{Charge, Claim, QuotaKey};
+pub use division::{Division, HostPool, PoolUsage};
 pub use host::{Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
 pub use id::{
     Digest, HostId, Id, ImageId, InvalidId, Name, PoolId, PrincipalId, TokenId, WorkloadId,

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessToken, Host, HostId, Image, ImageId, Installation, InvalidId, JoinToken, Pool, PoolId,
-    Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    AccessToken, Division, Host, HostId, Image, ImageId, Installation, InvalidId, JoinToken, Pool,
+    PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
 };
 
 /// Anything that is stored.
@@ -37,6 +37,8 @@ pub enum Object {
     DroppedImage(DroppedImage),
     /// What holds for the whole installation.
     Installation(Installation),
+    /// The pools' parts of a host.
+    Division(Division),
 }
 
 /// An image that no pool knows any more.
@@ -83,11 +85,13 @@ pub enum Kind {
     DroppedImage,
     /// What holds for the whole installation.
     Installation,
+    /// The pools' parts of a host.
+    Division,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Pool,
         Kind::Host,
         Kind::Workload,
@@ -98,6 +102,7 @@ impl Kind {
         Kind::Setting,
         Kind::DroppedImage,
         Kind::Installation,
+        Kind::Division,
     ];
 
     /// First part of the key.
@@ -114,6 +119,7 @@ impl Kind {
             Kind::Setting => "setting",
             Kind::DroppedImage => "dropped-image",
             Kind::Installation => "installation",
+            Kind::Division => "division",
         }
     }
 }
@@ -144,6 +150,8 @@ pub enum Key {
     DroppedImage(ImageId),
     /// What holds for the whole installation; there is one.
     Installation,
+    /// The pools' parts of a host.
+    Division(HostId),
 }
 
 impl Key {
@@ -161,6 +169,7 @@ impl Key {
             Key::Setting(_) => Kind::Setting,
             Key::DroppedImage(_) => Kind::DroppedImage,
             Key::Installation => Kind::Installation,
+            Key::Division(_) => Kind::Division,
         }
     }
 
@@ -193,6 +202,7 @@ impl Key {
             "setting" => Key::Setting(crate::Name::parse(id)?),
             "dropped-image" => Key::DroppedImage(ImageId::parse(id)?),
             "installation" if id == THE_ONE => Key::Installation,
+            "division" => Key::Division(HostId::parse(id)?),
             _ => return Err(bad()),
         })
     }
@@ -211,6 +221,7 @@ impl fmt::Display for Key {
             Key::Setting(name) => write!(f, "{name}"),
             Key::DroppedImage(id) => write!(f, "{id}"),
             Key::Installation => f.write_str(THE_ONE),
+            Key::Division(id) => write!(f, "{id}"),
         }
     }
 }
@@ -230,6 +241,7 @@ impl Object {
             Object::Setting(it) => Key::Setting(it.name.clone()),
             Object::DroppedImage(it) => Key::DroppedImage(it.id.clone()),
             Object::Installation(_) => Key::Installation,
+            Object::Division(it) => Key::Division(it.host.clone()),
         }
     }
 }
@@ -252,6 +264,7 @@ mod tests {
             Key::JoinToken(TokenId::from_bytes(&[5; 32])),
             Key::Setting(crate::Name::parse("ca").unwrap()),
             Key::Installation,
+            Key::Division(HostId::from_bytes(&[6; 32])),
         ] {
             assert_eq!(Key::parse(&key.to_string()).unwrap(), key);
         }

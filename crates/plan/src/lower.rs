@@ -7,15 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{
-    DesiredState, Host, HostDesired, HostWorkload, Image, ImageId, Pool, Workload, WorkloadId,
+    DesiredState, Host, HostDesired, HostWorkload, Image, ImageId, Pool, PoolId, Workload,
+    WorkloadId,
 };
 
-/// What a host is told of a workload that was placed on it.
+/// What a host is told of a workload that was placed on it. `above`: the pools its pool is a slice of, outermost
+/// first.
 #[must_use]
-pub fn host_workload(workload: &Workload, pool: &Pool, image: &Image) -> HostWorkload {
+pub fn host_workload(
+    workload: &Workload,
+    pool: &Pool,
+    above: Vec<PoolId>,
+    image: &Image,
+) -> HostWorkload {
     HostWorkload {
         id: workload.id.clone(),
         pool: pool.id.clone(),
+        pool_path: above,
         pool_name: pool.name.clone(),
         name: workload.name.clone(),
         spec: workload.spec.clone(),
@@ -59,6 +67,8 @@ pub struct DesiredChange {
     pub remove: BTreeSet<WorkloadId>,
     /// Whether the images to drop changed.
     pub drop_images: bool,
+    /// Whether a pool's part changed.
+    pub pools: bool,
 }
 
 /// Compares two documents of one host.
@@ -66,6 +76,7 @@ pub struct DesiredChange {
 pub fn desired_change(told: &HostDesired, wanted: &HostDesired) -> Option<DesiredChange> {
     let mut change = DesiredChange {
         drop_images: told.drop_images != wanted.drop_images,
+        pools: told.pools != wanted.pools,
         ..DesiredChange::default()
     };
     for (id, workload) in &wanted.workloads {
@@ -83,7 +94,10 @@ pub fn desired_change(told: &HostDesired, wanted: &HostDesired) -> Option<Desire
         .filter(|id| !wanted.workloads.contains_key(*id))
         .cloned()
         .collect();
-    let nothing = change.upsert.is_empty() && change.remove.is_empty() && !change.drop_images;
+    let nothing = change.upsert.is_empty()
+        && change.remove.is_empty()
+        && !change.drop_images
+        && !change.pools;
     (!nothing).then_some(change)
 }
 

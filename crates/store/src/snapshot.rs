@@ -5,8 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use model::{
-    AccessToken, Host, HostId, Image, ImageId, Installation, JoinToken, Key, Kind, Name, Object,
-    Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    AccessToken, Division, Host, HostId, Image, ImageId, Installation, JoinToken, Key, Kind, Name,
+    Object, Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
     object::{DroppedImage, Setting},
 };
 
@@ -106,6 +106,7 @@ stored! {
     Pool: Pool, Host: Host, Workload: Workload, Image: Image, Principal: Principal,
     AccessToken: AccessToken, JoinToken: JoinToken, Setting: Setting, DroppedImage: DroppedImage,
     Installation: Installation,
+    Division: Division,
 }
 
 fn rows<'a, K: Ord, T: Stored + 'a>(table: &'a Table<K>) -> impl Iterator<Item = Row<'a, T>> {
@@ -278,6 +279,17 @@ impl Snapshot {
     #[must_use]
     pub fn installation(&self) -> Option<Row<'_, Installation>> {
         self.tables.installation.as_ref().and_then(Row::of)
+    }
+
+    /// The pools' parts of a host.
+    #[must_use]
+    pub fn division(&self, host: &HostId) -> Option<Row<'_, Division>> {
+        self.tables.divisions.get(host).and_then(Row::of)
+    }
+
+    /// The pools' parts of all hosts, by host.
+    pub fn divisions(&self) -> impl Iterator<Item = Row<'_, Division>> {
+        rows(&self.tables.divisions)
     }
 
     fn by_name<T: Stored>(

@@ -27,6 +27,7 @@ pub(crate) struct Tables {
     pub(crate) settings: Table<Name>,
     pub(crate) dropped_images: Table<ImageId>,
     pub(crate) installation: Option<Arc<Versioned>>,
+    pub(crate) divisions: Table<HostId>,
     pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
     pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
     pub(crate) names: OrdMap<NameKey, Key>,
@@ -45,6 +46,7 @@ impl Tables {
             Key::Setting(name) => self.settings.get(name),
             Key::DroppedImage(id) => self.dropped_images.get(id),
             Key::Installation => self.installation.as_ref(),
+            Key::Division(host) => self.divisions.get(host),
         }
     }
 
@@ -61,6 +63,7 @@ impl Tables {
             .chain(self.settings.values())
             .chain(self.dropped_images.values())
             .chain(self.installation.as_ref())
+            .chain(self.divisions.values())
     }
 
     /// Puts an object; returns what was there.
@@ -80,6 +83,7 @@ impl Tables {
             Object::Setting(it) => self.settings.insert(it.name.clone(), Arc::clone(&new)),
             Object::DroppedImage(it) => self.dropped_images.insert(it.id.clone(), Arc::clone(&new)),
             Object::Installation(_) => self.installation.replace(Arc::clone(&new)),
+            Object::Division(it) => self.divisions.insert(it.host.clone(), Arc::clone(&new)),
         };
         self.reindex(old.as_deref(), Some(&new));
         old
@@ -105,6 +109,7 @@ impl Tables {
             Key::Setting(name) => self.settings.remove(name),
             Key::DroppedImage(id) => self.dropped_images.remove(id),
             Key::Installation => self.installation.take(),
+            Key::Division(host) => self.divisions.remove(host),
         }?;
         self.reindex(Some(&old), None);
         Some(old)

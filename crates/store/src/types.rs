@@ -98,7 +98,8 @@ impl NameKey {
             | Object::JoinToken(_)
             | Object::Setting(_)
             | Object::DroppedImage(_)
-            | Object::Installation(_) => return None,
+            | Object::Installation(_)
+            | Object::Division(_) => return None,
         };
         Some(Self {
             kind: object.key().kind(),

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::host::WorkloadReport;
 use model::{
-    Digest, HostFacts, HostId, HostWorkload, Image, ImageConfig, ImageContent, ImageId, WorkloadId,
+    Digest, HostFacts, HostId, HostPool, HostWorkload, Image, ImageConfig, ImageContent, ImageId,
+    PoolId, PoolUsage, WorkloadId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub const FRAME_MAX_BYTES: usize = 1 << 20;
 
 /// How often each side says something on an idle session, in seconds.
 pub const HEARTBEAT_SECONDS: u64 = 2;
+
+/// How often a host measures what its pools use, in seconds.
+pub const MEASURE_SECONDS: u64 = 2;
 
 /// After how long without a word the other side is taken as gone, in seconds.
 pub const SILENCE_SECONDS: u64 = 7;
@@ -68,6 +72,13 @@ pub enum FromHost {
     Images {
         /// All of them.
         images: BTreeSet<ImageId>,
+    },
+    /// What the pools do on the host; sent every [`MEASURE_SECONDS`].
+    Pools {
+        /// Generation of the document whose parts of pools are in force; 0: none.
+        applied: u64,
+        /// Every pool that has a part or a task there.
+        usage: BTreeMap<PoolId, PoolUsage>,
     },
     /// Nothing to say, still here.
     Heartbeat,
@@ -123,6 +134,9 @@ pub struct DesiredUpdate {
     pub remove: BTreeSet<WorkloadId>,
     /// Images to drop, always whole.
     pub drop_images: BTreeSet<ImageId>,
+    /// What of each pool the host may give, always whole; `None`: as before.
+    #[serde(default)]
+    pub pools: Option<BTreeMap<PoolId, HostPool>>,
 }
 
 /// What a stream is for.

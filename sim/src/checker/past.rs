@@ -105,7 +105,8 @@ impl Past {
                     | Object::AccessToken(_)
                     | Object::JoinToken(_)
                     | Object::Setting(_)
-                    | Object::Installation(_) => {}
+                    | Object::Installation(_)
+                    | Object::Division(_) => {}
                 }
             }
         });

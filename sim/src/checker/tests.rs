@@ -92,6 +92,7 @@ fn good() -> World {
         generation: 9,
         workloads: [(id(1), told(1))].into(),
         drop_images: BTreeSet::new(),
+        ..HostDesired::default()
     };
     view.documents = Some((document.clone(), document));
     world.past.runs.insert(id(1), 1);

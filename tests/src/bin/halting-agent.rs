@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use futures::StreamExt;
 use model::workload::Resources;
-use model::{Digest, HostWorkload, Image, ImageId, WorkloadId};
+use model::{Digest, HostPool, HostWorkload, Image, ImageId, PoolId, PoolUsage, WorkloadId};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +168,14 @@ impl TaskRuntime for Runtime {
 
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError> {
         self.inner.stats(id).await
+    }
+
+    async fn divide(&self, pools: &BTreeMap<PoolId, HostPool>) -> Result<(), DriverError> {
+        self.inner.divide(pools).await
+    }
+
+    async fn measure_pools(&self) -> Result<BTreeMap<PoolId, PoolUsage>, DriverError> {
+        self.inner.measure_pools().await
     }
 
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError> {

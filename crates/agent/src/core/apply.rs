@@ -45,6 +45,7 @@ impl Core {
             }
         }
         self.metrics.documents.add(1);
+        self.tell_parts();
         let mut touched: BTreeSet<WorkloadId> = update
             .upsert
             .keys()
@@ -67,6 +68,7 @@ impl Core {
                 upsert: self.desired.workloads.clone(),
                 remove: BTreeSet::new(),
                 drop_images: self.desired.drop_images.clone(),
+                pools: Some(self.desired.pools.clone()),
             }];
         } else {
             self.batch.desired.push(update);
@@ -287,6 +289,7 @@ impl Core {
                         upsert: document.workloads,
                         remove: BTreeSet::new(),
                         drop_images: document.drop_images,
+                        pools: Some(document.pools),
                     },
                 );
                 self.batch.desired.truncate(1);

@@ -470,3 +470,71 @@ async fn documents_that_do_not_fit_are_refused_and_asked_for_again() {
     );
     assert_eq!(bench.fake.journal(), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_pools_are_in_force_before_they_are_told_so() {
+    use model::{HostPool, MemoryBytes, PoolId, PoolUsage};
+    let bench = Bench::new().await;
+    let pool = PoolId::from_bytes(&[1; 32]);
+    let part = |bytes| {
+        let part = HostPool {
+            memory_limit: Some(MemoryBytes(bytes)),
+            ..HostPool::default()
+        };
+        BTreeMap::from([(pool.clone(), part)])
+    };
+    let document = |generation, bytes| DesiredUpdate {
+        pools: Some(part(bytes)),
+        ..whole(generation, vec![])
+    };
+    let told = async |wanted: u64| {
+        loop {
+            bench.agent().outbox.changed().await;
+            for message in bench.agent().outbox.take().unwrap() {
+                if let wire::link::FromHost::Pools { applied, usage } = message {
+                    assert!(applied <= wanted, "{applied}");
+                    if applied == wanted {
+                        return usage;
+                    }
+                }
+            }
+        }
+    };
+    bench
+        .agent()
+        .events
+        .send(Event::LinkUp { link: 0 })
+        .await
+        .unwrap();
+    bench.send(document(1, 100)).await;
+    told(1).await;
+    assert_eq!(bench.fake.parts(), part(100));
+    // More is in use than the next part allows, twice; meanwhile nothing is told.
+    for _ in 0..2 {
+        let busy = DriverError::new(ErrorClass::Conflict, "in use");
+        bench.fake.fail_next(Op::Divide, busy);
+    }
+    let usage = BTreeMap::from([(
+        pool.clone(),
+        PoolUsage {
+            pids: 7,
+            ..PoolUsage::default()
+        },
+    )]);
+    bench.fake.use_pools(usage.clone());
+    bench.send(document(2, 50)).await;
+    told(2).await;
+    assert_eq!(bench.fake.parts(), part(50));
+    // A difference that says nothing of pools leaves them; a whole document without them sets them free.
+    let other = DesiredUpdate {
+        base: Some(2),
+        generation: 3,
+        ..DesiredUpdate::default()
+    };
+    bench.send(other).await;
+    assert_eq!(told(3).await, usage);
+    assert_eq!(bench.fake.parts(), part(50));
+    bench.send(whole(4, vec![])).await;
+    told(4).await;
+    assert!(bench.fake.parts().is_empty());
+}

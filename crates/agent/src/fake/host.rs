@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use model::{Digest, ImageId, Phase, TaskStatus, Timestamp, WorkloadId};
+use model::{
+    Digest, HostPool, ImageId, Phase, PoolId, PoolUsage, TaskStatus, Timestamp, WorkloadId,
+};
 use tokio::sync::{broadcast, watch};
 
 use super::script::Script;
@@ -40,6 +42,8 @@ pub enum Op {
     Detach,
     /// `TaskRuntime::remove`.
     Remove,
+    /// `TaskRuntime::divide`.
+    Divide,
     /// `ImageStore::drop_image`.
     DropImage,
 }
@@ -82,6 +86,8 @@ pub(super) struct State {
     pub(super) starts: Vec<(WorkloadId, u64, u32)>,
     pub(super) ends: Vec<(WorkloadId, u64, u32, i32)>,
     pub(super) slow: std::time::Duration,
+    pub(super) parts: BTreeMap<PoolId, HostPool>,
+    pub(super) usage: BTreeMap<PoolId, PoolUsage>,
 }
 
 /// A host in memory; all three drivers at once.
@@ -323,6 +329,17 @@ impl FakeHost {
     #[must_use]
     pub fn is_attached(&self, id: &WorkloadId) -> bool {
         self.look(|s| s.attached.contains_key(id))
+    }
+
+    /// The parts of pools in force.
+    #[must_use]
+    pub fn parts(&self) -> BTreeMap<PoolId, HostPool> {
+        self.look(|s| s.parts.clone())
+    }
+
+    /// What pools do from now on.
+    pub fn use_pools(&self, usage: BTreeMap<PoolId, PoolUsage>) {
+        self.with(|s| s.usage = usage);
     }
 
     /// Puts an image on the host.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::workload::{NetworkMode, NetworkStatus, Resources};
-use model::{HostWorkload, Phase, TaskStatus, WorkloadId};
+use model::{HostPool, HostWorkload, Phase, PoolId, PoolUsage, TaskStatus, WorkloadId};
 use tokio::sync::broadcast;
 
 use super::host::{FakeHost, FakeTask, Op, observed};
@@ -288,6 +288,18 @@ impl TaskRuntime for FakeHost {
             pids: 1,
             ..TaskStats::default()
         })
+    }
+
+    async fn divide(&self, pools: &BTreeMap<PoolId, HostPool>) -> Result<(), DriverError> {
+        self.operation(Op::Divide, "pools", |s| {
+            s.parts.clone_from(pools);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn measure_pools(&self) -> Result<BTreeMap<PoolId, PoolUsage>, DriverError> {
+        Ok(self.look(|s| s.usage.clone()))
     }
 
     async fn top(&self, id: &WorkloadId, _ps_args: &str) -> Result<ProcessTable, DriverError> {

@@ -72,6 +72,11 @@ pub fn take(document: &mut HostDesired, update: &DesiredUpdate) -> Result<Taken,
         Some(base) => return Err(DocumentError::WrongBase { base, current }),
     }
     document.drop_images.clone_from(&update.drop_images);
+    match (&update.pools, update.base) {
+        (Some(pools), _) => document.pools.clone_from(pools),
+        (None, None) => document.pools.clear(),
+        (None, Some(_)) => {}
+    }
     document.generation = offered;
     Ok(Taken::New)
 }
@@ -87,5 +92,9 @@ fn agrees(document: &HostDesired, update: &DesiredUpdate) -> bool {
         .iter()
         .all(|id| update.upsert.contains_key(id) || !document.workloads.contains_key(id));
     let whole = update.base.is_some() || document.workloads.len() == update.upsert.len();
-    upserts && removes && whole && document.drop_images == update.drop_images
+    let pools = match &update.pools {
+        Some(pools) => document.pools == *pools,
+        None => update.base.is_some() || document.pools.is_empty(),
+    };
+    upserts && removes && whole && pools && document.drop_images == update.drop_images
 }

@@ -42,7 +42,6 @@ impl Control {
     }
 
     /// The phase as far as can be known now.
-
     pub fn workload_phase(&self, workload: &Workload) -> Phase {
         known_phase(&self.snapshot(), workload)
     }

@@ -52,12 +52,12 @@ impl Inner {
         }
         run.store(&stored)
             .map_err(|error| failed("task folder", error))?;
-        let cgroup = self.cgroups.workload(&workload.pool, &id);
+        let cgroup = self.cgroups.workload(workload);
         let placing = cgroup.clone();
-        let spec = workload.spec.task.clone();
+        let (inner, placed) = (Arc::clone(self), Arc::clone(workload));
         let limits = blocking(move || {
-            placing.create()?;
-            placing.limit(&spec.resources)?;
+            inner.pools.place(&placed)?;
+            let spec = &placed.spec.task;
             placing.allow_devices(&spec.devices, spec.security.privileged)?;
             Ok(())
         });
@@ -218,7 +218,7 @@ impl Inner {
             .join(workload.pool.as_str());
         let etc = dir.sub("etc");
         let around = Surroundings {
-            cgroup: self.cgroups.workload(&workload.pool, &workload.id).path(),
+            cgroup: self.cgroups.workload(workload).path(),
             etc: &etc,
             volumes: &around_volumes,
             pool_volumes: &pool_volumes,

@@ -1,4 +1,4 @@
-//! The cgroups of tasks: `plimsoll/<host>/<pool>/<workload>` on cgroup v1, hybrid and v2.
+//! The cgroups of tasks: `plimsoll/<host>/<pool>[/<pool>…]/<workload>` on cgroup v1, hybrid and v2.
 //!
 //! What it is: making, limiting, freezing, killing and removing that subtree. What it is not: measuring
 //! (see [`super::stats`]) and placing processes (a shim writes itself into the files of [`Cgroup::placement`]).
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::workload::DeviceMapping;
-use model::{PoolId, WorkloadId};
+use model::{HostWorkload, PoolId};
 use shim::message::{CgroupView, Placement};
 
 /// Controllers used on v1; what is not mounted is left out.
@@ -159,22 +159,54 @@ impl Cgroups {
         }
     }
 
+    /// A v2 hierarchy in an ordinary folder.
+    #[cfg(test)]
+    pub(super) fn fake_v2(point: &Path, host: &str) -> Cgroups {
+        Cgroups {
+            version: Version::V2,
+            mounts: BTreeMap::from([(String::new(), point.to_owned())]),
+            others: Vec::new(),
+            base: Path::new("plimsoll").join(host),
+        }
+    }
+
     /// How cgroups are mounted.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The cgroup of a pool: limits written here bound all its workloads together.
+    pub(super) fn is_v2(&self) -> bool {
+        self.version == Version::V2
+    }
+
+    /// The cgroup of a pool, named by the way to it, outermost first: limits written here bound it with everything
+    /// below.
     #[must_use]
-    pub fn pool(&self, pool: &PoolId) -> Cgroup {
-        self.at(self.base.join(pool.as_str()))
+    pub fn pool(&self, path: &[&PoolId]) -> Cgroup {
+        self.at(self.pool_dir(path.iter().copied()))
+    }
+
+    /// The cgroup of a workload's pool.
+    #[must_use]
+    pub fn pool_of(&self, workload: &HostWorkload) -> Cgroup {
+        self.at(self.pool_dir(workload.pool_path.iter().chain([&workload.pool])))
     }
 
     /// The cgroup of a workload.
     #[must_use]
-    pub fn workload(&self, pool: &PoolId, workload: &WorkloadId) -> Cgroup {
-        self.at(self.base.join(pool.as_str()).join(workload.as_str()))
+    pub fn workload(&self, workload: &HostWorkload) -> Cgroup {
+        self.below(&path_of(workload))
+    }
+
+    /// The cgroup at a path below this host's.
+    #[must_use]
+    pub fn below(&self, path: &Path) -> Cgroup {
+        self.at(self.base.join(path))
+    }
+
+    fn pool_dir<'a>(&self, path: impl Iterator<Item = &'a PoolId>) -> PathBuf {
+        path.fold(self.base.clone(), |dir, id| dir.join(id.as_str()))
     }
 
     fn at(&self, path: PathBuf) -> Cgroup {
@@ -198,6 +230,15 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Where the cgroup of a workload is below this host's.
+pub(super) fn path_of(workload: &HostWorkload) -> PathBuf {
+    let pools = workload.pool_path.iter().chain([&workload.pool]);
+    pools
+        .map(PoolId::as_str)
+        .chain([workload.id.as_str()])
+        .collect()
 }
 
 fn remove_tree(dir: &Path, depth: u32) -> Result<(), CgroupError> {
@@ -237,6 +278,12 @@ impl Cgroup {
 
     pub(super) fn is_v2(&self) -> bool {
         self.version == Version::V2
+    }
+
+    /// Whether it was made.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.dirs().iter().all(|dir| dir.exists())
     }
 
     /// Directory of a controller, if it is there.

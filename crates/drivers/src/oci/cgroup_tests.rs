@@ -85,11 +85,7 @@ fn v2_limits_are_written_as_the_kernel_wants_them() {
 fn a_real_cgroup_is_made_limited_frozen_killed_and_removed() {
     let host = format!("test-{}", std::process::id());
     let cgroups = Cgroups::detect(&host).unwrap();
-    let (pool, workload) = (
-        PoolId::from_bytes(&[1; 32]),
-        WorkloadId::from_bytes(&[2; 32]),
-    );
-    let cgroup = cgroups.workload(&pool, &workload);
+    let cgroup = cgroups.pool(&[&PoolId::from_bytes(&[1; 32]), &PoolId::from_bytes(&[2; 32])]);
     cgroup.create().unwrap();
     cgroup.create().unwrap();
     cgroup.limit(&all()).unwrap();

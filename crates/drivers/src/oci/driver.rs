@@ -1,12 +1,14 @@
 //! The agent's trait on [`OciRuntime`]; each method leads to the module that does it.
 
+use std::collections::BTreeMap;
+
 use agent::driver::{
     DriverError, ExecRequest, ExecSession, FollowRequest, ObservedTask, OutputStream, Prepared,
     ProcessTable, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 use async_trait::async_trait;
-use model::WorkloadId;
 use model::workload::Resources;
+use model::{HostPool, PoolId, PoolUsage, WorkloadId};
 use shim::message::{Request, WindowSize};
 use tokio::sync::broadcast;
 
@@ -37,7 +39,7 @@ impl TaskRuntime for OciRuntime {
 
     async fn kill(&self, id: &WorkloadId) -> Result<(), DriverError> {
         let task = self.inner.task(id).ok_or_else(|| unknown(id))?;
-        let cgroup = self.inner.cgroups.workload(&task.workload().pool, id);
+        let cgroup = self.inner.cgroups.workload(task.workload());
         if let Some(connection) = &task.connection {
             if task.process().is_some() {
                 // Quicker than the cgroup, which is for what the first process does not take along. Refused if it has just ended.
@@ -63,9 +65,8 @@ impl TaskRuntime for OciRuntime {
 
     async fn update(&self, id: &WorkloadId, resources: &Resources) -> Result<(), DriverError> {
         let (task, _, _) = self.inner.running(id)?;
-        let cgroup = self.inner.cgroups.workload(&task.workload().pool, id);
-        let resources = resources.clone();
-        blocking(move || Ok(cgroup.limit(&resources)?)).await
+        let (inner, resources) = (self.inner.clone(), resources.clone());
+        blocking(move || Ok(inner.pools.limit(task.workload(), &resources)?)).await
     }
 
     async fn remove(&self, id: &WorkloadId) -> Result<(), DriverError> {
@@ -109,25 +110,31 @@ impl TaskRuntime for OciRuntime {
 
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError> {
         let (task, _, process) = self.inner.running(id)?;
-        let cgroup = self.inner.cgroups.workload(&task.workload().pool, id);
+        let cgroup = self.inner.cgroups.workload(task.workload());
         let version = self.inner.cgroups.version();
         blocking(move || Ok(stats::measure(&cgroup, version, process.pid))).await
     }
 
+    async fn divide(&self, pools: &BTreeMap<PoolId, HostPool>) -> Result<(), DriverError> {
+        let (inner, parts) = (self.inner.clone(), pools.clone());
+        blocking(move || Ok(inner.pools.apply(&parts, &inner.workloads())?)).await
+    }
+
+    async fn measure_pools(&self) -> Result<BTreeMap<PoolId, PoolUsage>, DriverError> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(inner.pools.measure(&inner.workloads()))).await
+    }
+
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError> {
         let (task, _, _) = self.inner.running(id)?;
-        stats::top(
-            &self.inner.cgroups.workload(&task.workload().pool, id),
-            ps_args,
-        )
-        .await
+        stats::top(&self.inner.cgroups.workload(task.workload()), ps_args).await
     }
 }
 
 impl OciRuntime {
     async fn freeze(&self, id: &WorkloadId, frozen: bool) -> Result<(), DriverError> {
         let (task, _, _) = self.inner.running(id)?;
-        let cgroup = self.inner.cgroups.workload(&task.workload().pool, id);
+        let cgroup = self.inner.cgroups.workload(task.workload());
         blocking(move || Ok(cgroup.freeze(frozen)?)).await?;
         self.inner.look_at(id).await;
         Ok(())

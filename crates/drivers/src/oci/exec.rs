@@ -143,7 +143,7 @@ pub(super) async fn exec(
     let id = &request.id;
     let (task, _, process) = inner.running(id)?;
     let workload = task.workload();
-    let cgroup = inner.cgroups.workload(&workload.pool, id);
+    let cgroup = inner.cgroups.workload(workload);
     if cgroup.is_frozen() {
         return Err(DriverError::new(
             ErrorClass::Conflict,

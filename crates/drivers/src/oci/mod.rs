@@ -15,6 +15,7 @@ mod follow;
 mod limits;
 mod mounts;
 mod observe;
+mod pools;
 mod readers;
 mod runtime;
 pub mod seccomp;

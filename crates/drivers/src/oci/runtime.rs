@@ -18,9 +18,10 @@ use shim::process::ProcessId;
 use shim::state::{STATE_FILE, ShimState};
 use tokio::sync::{broadcast, watch};
 
-use super::cgroup::{Cgroup, CgroupError, Cgroups};
+use super::cgroup::{self, Cgroup, CgroupError, Cgroups};
 use super::client::{Connection, Launcher, ShimError};
 use super::observe::{self, Found};
+use super::pools::{Pools, PoolsError};
 use super::readers::Readers;
 use super::spec::SpecError;
 use super::task_dir::{RunDir, StoredPlan, TaskDir, read_or_quarantine};
@@ -52,6 +53,7 @@ pub(super) struct Inner {
     pub(super) config: OciConfig,
     pub(super) launcher: Launcher,
     pub(super) cgroups: Cgroups,
+    pub(super) pools: Pools,
     tasks: Mutex<HashMap<WorkloadId, Task>>,
     /// Counts changes of `tasks`, for those who wait for a task to appear or begin.
     changed: watch::Sender<u64>,
@@ -165,6 +167,15 @@ pub(super) fn not_running(id: &WorkloadId) -> DriverError {
     )
 }
 
+impl From<PoolsError> for DriverError {
+    fn from(error: PoolsError) -> Self {
+        match error {
+            PoolsError::Cgroup(error) => error.into(),
+            PoolsError::InUse { .. } => DriverError::new(ErrorClass::Conflict, error.to_string()),
+        }
+    }
+}
+
 /// Runs something that blocks for milliseconds.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DriverError> + Send + 'static,
@@ -189,6 +200,7 @@ impl OciRuntime {
         let cgroups = Cgroups::detect(&config.host)?;
         let inner = Inner {
             launcher,
+            pools: Pools::new(cgroups.clone()),
             cgroups,
             config,
             tasks: Mutex::new(HashMap::new()),
@@ -208,10 +220,10 @@ impl OciRuntime {
         self.inner.cgroups.version()
     }
 
-    /// The cgroup that bounds a pool on this host.
+    /// The cgroup that bounds a pool on this host; named by the way to it, outermost first.
     #[must_use]
-    pub fn pool_cgroup(&self, pool: &PoolId) -> Cgroup {
-        self.inner.cgroups.pool(pool)
+    pub fn pool_cgroup(&self, path: &[&PoolId]) -> Cgroup {
+        self.inner.cgroups.pool(path)
     }
 
     /// Runtimes that can be named.
@@ -232,6 +244,14 @@ impl Inner {
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// The workloads that have a task, alive or not.
+    pub(super) fn workloads(&self) -> Vec<Arc<HostWorkload>> {
+        self.tasks()
+            .values()
+            .map(|task| Arc::clone(&task.plan.workload))
+            .collect()
     }
 
     fn tasks(&self) -> std::sync::MutexGuard<'_, HashMap<WorkloadId, Task>> {
@@ -314,7 +334,7 @@ impl Inner {
                     Found::Living { .. } | Found::NeverStarted => {
                         observe::unknown_end(&run, "its supervisor ended")
                     }
-                    Found::Orphaned(_) => inner.end_orphan(&id, &run).await,
+                    Found::Orphaned(_) => inner.end_orphan(&run).await,
                 },
             };
             if let Some(changed) = inner.set_status(&id, &run, status) {
@@ -325,9 +345,9 @@ impl Inner {
     }
 
     /// A task without supervisor has lost its streams and its exit; it is ended rather than left half alive.
-    async fn end_orphan(&self, id: &WorkloadId, run: &RunDir) -> TaskStatus {
+    async fn end_orphan(&self, run: &RunDir) -> TaskStatus {
         if let Some(plan) = run.plan() {
-            let cgroup = self.cgroups.workload(&plan.workload.pool, id);
+            let cgroup = self.cgroups.workload(&plan.workload);
             // If it cannot be killed, removing it tries again.
             let _ = blocking(move || Ok(cgroup.kill()?)).await;
         }
@@ -367,7 +387,7 @@ impl Inner {
                     return Some(observe::observed(id, status, None));
                 }
                 Found::Orphaned(_) => {
-                    let status = self.end_orphan(id, &run).await;
+                    let status = self.end_orphan(&run).await;
                     self.put(id, task(status.clone(), None, None));
                     return Some(observe::observed(id, status, None));
                 }
@@ -428,9 +448,7 @@ impl Inner {
             .and_then(|connection| connection.life().borrow().phase.clone());
         match phase {
             Some(Phase::Running { task: process }) => {
-                let cgroup = self
-                    .cgroups
-                    .workload(&task.workload().pool, &task.workload().id);
+                let cgroup = self.cgroups.workload(task.workload());
                 let started = task.status.started_at.or_else(|| started_at(&task.run));
                 observe::running(process, &task.run, started, cgroup.is_frozen())
             }
@@ -466,10 +484,10 @@ impl Inner {
                 connection.notice(Request::Shutdown).await;
             }
         }
-        let pool = plan.map(|plan| plan.workload.pool.clone());
+        let cgroup = plan.map(|plan| cgroup::path_of(&plan.workload));
         let trash = self.trash();
         let discarded = trash
-            .take(dir.path(), pool.as_ref(), id)
+            .take(dir.path(), cgroup.as_deref(), id)
             .map_err(|error| failed("task folder", error))?;
         self.forget(id);
         // What remains is found and removed when the runtime observes next.

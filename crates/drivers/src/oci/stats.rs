@@ -18,7 +18,7 @@ fn number(dir: &Path, file: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn table(dir: &Path, file: &str) -> BTreeMap<String, u64> {
+pub(super) fn table(dir: &Path, file: &str) -> BTreeMap<String, u64> {
     let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
     text.lines()
         .filter_map(|line| {
@@ -28,7 +28,7 @@ fn table(dir: &Path, file: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn of(table: &BTreeMap<String, u64>, name: &str) -> u64 {
+pub(super) fn of(table: &BTreeMap<String, u64>, name: &str) -> u64 {
     table.get(name).copied().unwrap_or(0)
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use model::{PoolId, WorkloadId};
+use model::WorkloadId;
 
 use super::cgroup::Cgroups;
 
@@ -27,20 +27,24 @@ impl Trash {
         }
     }
 
-    /// Moves a task's folder here, under a name that says whose cgroup goes with it. A folder that is not there is no
-    /// failure.
+    /// Moves a task's folder here, with a note of the cgroup that goes with it (below this host's). A folder that is
+    /// not there is no failure.
     pub(super) fn take(
         &self,
         task: &Path,
-        pool: Option<&PoolId>,
+        cgroup: Option<&Path>,
         id: &WorkloadId,
     ) -> io::Result<PathBuf> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let pool = pool.map_or("unknown", PoolId::as_str);
-        let name = format!("{pool}-{}-{}", id.as_str(), hex::encode(random));
-        let to = self.folder.join(name);
-        match fs::rename(task, &to) {
+        let to = self
+            .folder
+            .join(format!("{}-{}", id.as_str(), hex::encode(random)));
+        let noted = match cgroup {
+            Some(cgroup) => fs::write(task.join(NOTE), cgroup.as_os_str().as_encoded_bytes()),
+            None => Ok(()),
+        };
+        match noted.and_then(|()| fs::rename(task, &to)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(to),
         }
@@ -48,8 +52,8 @@ impl Trash {
 
     /// Removes one of its folders and the cgroup that goes with it. Blocks.
     pub(super) fn remove(&self, path: &Path) {
-        if let Some((pool, id)) = owner(path)
-            && let Err(error) = self.cgroups.workload(&pool, &id).remove()
+        if let Some(cgroup) = noted(path)
+            && let Err(error) = self.cgroups.below(&cgroup).remove()
         {
             // Tried again when the runtime observes next.
             tracing::warn!(%error, "a cgroup could not be removed");
@@ -66,12 +70,14 @@ impl Trash {
     }
 }
 
-/// Pool and workload of a folder, from its name.
-fn owner(path: &Path) -> Option<(PoolId, WorkloadId)> {
-    let mut parts = path.file_name()?.to_str()?.split('-');
-    let pool = PoolId::parse(parts.next()?).ok()?;
-    let id = WorkloadId::parse(parts.next()?).ok()?;
-    Some((pool, id))
+/// File in a task's folder that names its cgroup.
+const NOTE: &str = "cgroup";
+
+/// The cgroup that goes with a folder; only names of pools and workloads are believed.
+fn noted(folder: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(folder.join(NOTE)).ok()?;
+    let id = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_hexdigit());
+    text.split('/').all(id).then(|| PathBuf::from(text))
 }
 
 #[cfg(test)]
@@ -79,19 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_s_name_tells_its_owner() {
-        let (pool, id) = (
-            PoolId::from_bytes(&[1; 32]),
-            WorkloadId::from_bytes(&[2; 32]),
-        );
-        let name = format!("{}-{}-00ff", pool.as_str(), id.as_str());
-        assert_eq!(owner(Path::new(&name)), Some((pool, id.clone())));
-        // A task whose plan was lost, and what an older version left.
-        for name in [
-            format!("unknown-{}-00ff", id.as_str()),
-            format!("{}-00ff", id.as_str()),
-        ] {
-            assert_eq!(owner(Path::new(&name)), None);
+    fn a_note_tells_the_cgroup_of_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::fake_v2(dir.path(), "h");
+        let trash = Trash::new(dir.path(), cgroups);
+        fs::create_dir(dir.path().join("trash")).unwrap();
+        let id = WorkloadId::from_bytes(&[2; 32]);
+        let task = dir.path().join("task");
+        fs::create_dir(&task).unwrap();
+        let taken = trash.take(&task, Some(Path::new("aa/bb")), &id).unwrap();
+        assert_eq!(noted(&taken), Some(PathBuf::from("aa/bb")));
+        assert!(!task.exists());
+        // A task whose plan was lost, and one whose folder is gone.
+        fs::create_dir(&task).unwrap();
+        assert_eq!(noted(&trash.take(&task, None, &id).unwrap()), None);
+        trash.take(&task, Some(Path::new("aa/bb")), &id).unwrap();
+        // Nothing outside is believed.
+        for bad in ["", "..", "aa/../bb", "/aa", "aa//bb"] {
+            fs::write(taken.join(NOTE), bad).unwrap();
+            assert_eq!(noted(&taken), None, "{bad}");
         }
     }
 }

@@ -170,7 +170,8 @@ impl Drop for Host {
                 .flatten()
             {
                 if let Some(Ok(id)) = entry.file_name().to_str().map(WorkloadId::parse) {
-                    let cgroup = cgroups.workload(&pool, &id);
+                    let path = std::path::Path::new(pool.as_str()).join(id.as_str());
+                    let cgroup = cgroups.below(&path);
                     let _ = cgroup.kill();
                     let _ = cgroup.remove();
                 }

@@ -198,7 +198,8 @@ fn has_name(key: &Key) -> bool {
         | Key::JoinToken(_)
         | Key::Setting(_)
         | Key::DroppedImage(_)
-        | Key::Installation => false,
+        | Key::Installation
+        | Key::Division(_) => false,
     }
 }
 

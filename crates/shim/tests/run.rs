@@ -266,7 +266,7 @@ fn the_shim_survives_its_driver_and_knows_the_exit_afterwards() {
 fn a_flood_of_output_is_bounded_on_disk_and_in_memory_and_an_attached_reader_loses_nothing() {
     let root = Root::new();
     let mut shim = Shim::new();
-    let bytes = 200u64 << 20;
+    let bytes = 1u64 << 30;
     let start = shim.start_request(
         &root,
         &spec(&["sh", "-c", &format!("yes | head -c {bytes}")], false),

@@ -6,7 +6,7 @@ use etcd_client::{
     Certificate, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity,
     KvClient, TlsOptions, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchClient,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{EtcdOptions, keys::Keys};
 use crate::error::Source;
@@ -17,6 +17,10 @@ const FORM: u32 = 1;
 
 /// How long one call may take: longer than etcd's own limit of 5 s plus an election, so that etcd's answer is heard.
 const CALL: Duration = Duration::from_secs(8);
+
+/// Pause before a call that found no connection is made again: a refusal takes no time, and a member that restarts is
+/// back within a second.
+const NEXT_MEMBER: Duration = Duration::from_millis(20);
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -85,7 +89,11 @@ impl Client {
     }
 
     pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse, CallError> {
-        call(self.kv.clone().txn(txn)).await
+        call(|| {
+            let (mut kv, txn) = (self.kv.clone(), txn.clone());
+            async move { kv.txn(txn).await }
+        })
+        .await
     }
 
     pub(super) async fn get(
@@ -93,11 +101,19 @@ impl Client {
         key: String,
         options: Option<GetOptions>,
     ) -> Result<GetResponse, CallError> {
-        call(self.kv.clone().get(key, options)).await
+        call(|| {
+            let (mut kv, key, options) = (self.kv.clone(), key.clone(), options.clone());
+            async move { kv.get(key, options).await }
+        })
+        .await
     }
 
     pub(super) async fn put(&self, key: String) -> Result<i64, CallError> {
-        let response = call(self.kv.clone().put(key, "", None)).await?;
+        let response = call(|| {
+            let (mut kv, key) = (self.kv.clone(), key.clone());
+            async move { kv.put(key, "", None).await }
+        })
+        .await?;
         Ok(response.header().map_or(0, |header| header.revision()))
     }
 
@@ -169,14 +185,37 @@ pub(super) enum CallError {
     Etcd(#[from] Error),
 }
 
-async fn call<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, CallError> {
-    match timeout(CALL, future).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(CallError::Timeout),
+/// Makes a call. One that finds no connection is made again: the next one goes to another member.
+async fn call<T, F>(make: impl Fn() -> F) -> Result<T, CallError>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let until = Instant::now() + CALL;
+    loop {
+        let error = match timeout_at(until, make()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => CallError::Etcd(error),
+            Err(_) => return Err(CallError::Timeout),
+        };
+        if !error.never_sent() || Instant::now() + NEXT_MEMBER >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(NEXT_MEMBER).await;
     }
 }
 
 impl CallError {
+    /// Whether it is certain that no member saw the call: there was no connection to send it over. The client library
+    /// says so in words only: these are what its connector calls the steps before a connection is there.
+    pub(super) fn never_sent(&self) -> bool {
+        let CallError::Etcd(Error::GRpcStatus(status)) = self else {
+            return false;
+        };
+        let connecting = ["tcp connect error", "tcp open error", "dns error"];
+        let message = status.message();
+        connecting.iter().any(|step| message.starts_with(step))
+    }
+
     /// Whether etcd refused for good, so that nothing was written; with the error to answer.
     pub(super) fn refusal(&self, endpoints: &str) -> Option<CommitError> {
         let CallError::Etcd(Error::GRpcStatus(status)) = self else {

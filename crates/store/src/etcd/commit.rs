@@ -171,11 +171,12 @@ impl Attempt<'_> {
         if let Some(refused) = error.refusal(&self.shared.client.endpoints) {
             return Some(self.settle(refused).await);
         }
-        self.lost_answer |= !self.tx.ops.is_empty();
+        let never_sent = error.never_sent();
+        self.lost_answer |= !self.tx.ops.is_empty() && !never_sent;
         tracing::debug!(%error, "a commit to etcd failed");
         let late = Instant::now() + self.pause >= self.deadline;
-        if once && !late {
-            // Its own write breaks what it compares: it can be sent again without being applied twice.
+        if (once || never_sent) && !late {
+            // Nothing was applied, or its own write breaks what it compares: it can be sent without being applied twice.
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             return None;

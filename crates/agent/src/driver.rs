@@ -20,8 +20,8 @@ use tokio::sync::{broadcast, mpsc};
 
 /// The words of the host protocol that drivers speak, so that they need not know the wire.
 pub use wire::link::{
-    Credentials, ErrorClass, ExecExit, ExecRequest, FollowFrom, FollowRequest, ImageProgress,
-    ImportedImage, NetworkStats, ProcessTable, PullRequest, SaveImage, TaskStats,
+    Credentials, ErrorClass, ExecExit, ExecRequest, ExecResume, FollowFrom, FollowRequest,
+    ImageProgress, ImportedImage, NetworkStats, ProcessTable, PullRequest, SaveImage, TaskStats,
 };
 
 /// Bytes that come as they are read.
@@ -118,8 +118,10 @@ pub struct Output {
     pub stderr: bool,
     /// When it was written.
     pub time: Timestamp,
-    /// The bytes.
+    /// The bytes; empty if this only says where the output begins.
     pub bytes: Bytes,
+    /// Where this piece ends, for [`FollowFrom::Position`].
+    pub position: u64,
 }
 
 /// Output as it comes; ends when the run has ended and everything was handed over.
@@ -128,7 +130,8 @@ pub type OutputStream = Pin<Box<dyn Stream<Item = Result<Output, DriverError>> +
 /// The way into a running process. Dropping it detaches.
 #[async_trait]
 pub trait TaskInput: Send {
-    /// Writes to standard input or the terminal; waits while the process does not read.
+    /// Writes to standard input or the terminal; waits while the process does not read. What was written reaches the
+    /// process even if the agent dies.
     async fn write(&mut self, bytes: Bytes) -> Result<(), DriverError>;
     /// Closes standard input.
     async fn close(&mut self) -> Result<(), DriverError>;
@@ -142,6 +145,8 @@ pub struct ExecSession {
     pub input: Option<Box<dyn TaskInput>>,
     /// Resolves to exit code and pid when it has ended. Independent of `output`.
     pub exit: Pin<Box<dyn Future<Output = Result<wire::link::ExecExit, DriverError>> + Send>>,
+    /// Called when output and exit have arrived; until then they are kept for a while after the end.
+    pub arrived: Box<dyn FnOnce() + Send>,
 }
 
 /// Makes, runs and watches tasks.
@@ -194,6 +199,9 @@ pub trait TaskRuntime: Send + Sync + 'static {
 
     /// Runs a further process in a running task.
     async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, DriverError>;
+
+    /// Goes on with an exec, also one that was begun before the agent's start, or that has ended.
+    async fn exec_resume(&self, request: &ExecResume) -> Result<ExecSession, DriverError>;
 
     /// Measures a running task.
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError>;

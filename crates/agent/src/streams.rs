@@ -66,22 +66,24 @@ impl Out {
     }
 
     /// Bytes in frames no longer than allowed.
-    pub(crate) async fn bytes(
-        &self,
-        kind: FrameKind,
-        time_ms: i64,
-        mut bytes: Bytes,
-    ) -> Result<(), StreamFailure> {
-        while !bytes.is_empty() {
-            let payload = bytes.split_to(bytes.len().min(FRAME_BYTES));
-            let frame = Frame {
-                kind,
-                time_ms,
-                payload,
+    pub(crate) async fn bytes(&self, kind: FrameKind, bytes: Bytes) -> Result<(), StreamFailure> {
+        self.split(Frame::new(kind, bytes)).await
+    }
+
+    /// A frame as frames no longer than allowed; its position is where the last of them ends.
+    pub(crate) async fn split(&self, mut frame: Frame) -> Result<(), StreamFailure> {
+        while frame.payload.len() > FRAME_BYTES {
+            let first = Frame {
+                position: None,
+                payload: frame.payload.split_to(FRAME_BYTES),
+                ..frame.clone()
             };
-            self.frame(&frame).await?;
+            self.frame(&first).await?;
         }
-        Ok(())
+        if frame.payload.is_empty() && frame.position.is_none() {
+            return Ok(());
+        }
+        self.frame(&frame).await
     }
 }
 
@@ -163,6 +165,7 @@ async fn dispatch(
     match request {
         StreamRequest::Follow(follow) => task::follow(context, &follow, &mut frames, out).await,
         StreamRequest::Exec(exec) => task::exec(context, &exec, &mut frames, out).await,
+        StreamRequest::ExecResume(exec) => task::resume(context, &exec, &mut frames, out).await,
         StreamRequest::Resize {
             id,
             exec,

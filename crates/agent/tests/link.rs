@@ -74,6 +74,7 @@ fn follow(id: &model::WorkloadId, run: u64, stdin: bool) -> StreamRequest {
         stderr: true,
         stdin,
         run: Some(run),
+        resumable: false,
     })
 }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use common::{Host, Server, ServerSession, whole, workload};
 use model::{DesiredState, Digest, ImageConfig, ImageContent, Phase, WorkloadId};
 use wire::link::{
-    ErrorClass, ExecExit, ExecRequest, Frame, FrameKind, ImageProgress, ImportResult,
-    ImportedImage, ProcessTable, PullRequest, StreamError, StreamReply, StreamRequest, TaskStats,
+    ErrorClass, ExecExit, ExecRequest, ExecResume, FollowFrom, FollowRequest, Frame, FrameKind,
+    ImageProgress, ImportResult, ImportedImage, ProcessTable, PullRequest, StreamError,
+    StreamReply, StreamRequest, TaskStats,
 };
 
 struct World {
@@ -92,6 +93,7 @@ async fn exec_gives_output_and_exit_code() {
             stdin: false,
             privileged: false,
             size: None,
+            resumable: false,
         })
     };
     let mut stream = world
@@ -116,6 +118,103 @@ async fn exec_gives_output_and_exit_code() {
     let error = refused(&world, exec(&["missing"])).await;
     assert_eq!(error.class, ErrorClass::Invalid);
     assert!(error.message.contains("not found"));
+}
+
+#[tokio::test]
+async fn an_exec_is_kept_until_the_server_says_that_its_end_arrived() {
+    let (world, id) = running().await;
+    let exec = "e".repeat(64);
+    let request = ExecRequest {
+        id: id.clone(),
+        exec: exec.clone(),
+        args: vec!["echo".to_owned(), "hi".to_owned()],
+        env: Vec::new(),
+        working_dir: String::new(),
+        user: String::new(),
+        tty: false,
+        stdin: false,
+        privileged: false,
+        size: None,
+        resumable: true,
+    };
+    let request = StreamRequest::Exec(request);
+    let mut stream = world.server.open(&world.session, request).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    let begin = stream.next().await.unwrap();
+    assert_eq!((begin.position, begin.payload.len()), (Some(0), 0));
+    let piece = stream.next().await.unwrap();
+    assert_eq!(&piece.payload[..], b"hi\n");
+    let exit: ExecExit = stream.next().await.unwrap().parse().unwrap();
+    assert_eq!(exit.exit_code, 0);
+    drop(stream);
+
+    let resume = |position| {
+        StreamRequest::ExecResume(ExecResume {
+            id: id.clone(),
+            exec: exec.clone(),
+            position,
+            stdin: false,
+        })
+    };
+    let again = resume(piece.position);
+    let mut stream = world.server.open(&world.session, again).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    let begin = stream.next().await.unwrap();
+    assert_eq!(begin.position, piece.position, "output comes twice");
+    let exit: ExecExit = stream.next().await.unwrap().parse().unwrap();
+    assert_eq!(exit.exit_code, 0);
+    stream.out.send(Frame::end()).await.unwrap();
+    assert!(stream.rest().await.is_empty());
+    let error = refused(&world, resume(Some(0))).await;
+    assert_eq!(error.class, ErrorClass::NotFound);
+}
+
+#[tokio::test]
+async fn a_host_says_where_output_is_and_how_much_input_it_took() {
+    let mut world = world().await;
+    let mut cat = workload(1, &["cat"], DesiredState::Running, 1);
+    cat.spec.task.stdin_open = true;
+    let id = cat.id.clone();
+    world.session.desired(whole(1, &[cat])).await;
+    let runs = |s: Option<&model::TaskStatus>| s.is_some_and(|s| s.phase == Phase::Running);
+    world.session.report(&id, runs).await;
+    let request = |from| {
+        StreamRequest::Follow(FollowRequest {
+            id: id.clone(),
+            from,
+            until_ms: None,
+            follow: true,
+            stdout: true,
+            stderr: true,
+            stdin: true,
+            run: Some(1),
+            resumable: true,
+        })
+    };
+    let first = request(FollowFrom::End);
+    let mut stream = world.server.open(&world.session, first).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    assert_eq!(stream.next().await.unwrap().position, Some(0));
+    let typed = Frame::new(FrameKind::Stdin, "abc");
+    stream.out.send(typed).await.unwrap();
+    let (mut taken, mut output) = (None, None);
+    while taken.is_none() || output.is_none() {
+        let frame = stream.next().await.unwrap();
+        match frame.kind {
+            FrameKind::Stdin => taken = frame.position,
+            FrameKind::Stdout => output = frame.position,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((taken, output), (Some(3), Some(1)));
+    drop(stream);
+    let again = request(FollowFrom::Position(1));
+    let mut stream = world.server.open(&world.session, again).await;
+    assert_eq!(stream.reply().await, StreamReply::Ok);
+    assert_eq!(stream.next().await.unwrap().position, Some(1));
+    let end = Frame::new(FrameKind::EndInput, Bytes::new());
+    stream.out.send(end).await.unwrap();
+    assert!(stream.rest().await.is_empty(), "output comes twice");
 }
 
 #[tokio::test]

@@ -266,7 +266,7 @@ where
 /// What ends a stream whose host went away in the middle.
 fn broken_off() -> Option<Frame> {
     let error = StreamError {
-        class: ErrorClass::Failed,
+        class: ErrorClass::Lost,
         message:
             "the connection to the host was lost in the middle: what came of the answer is not \
                   whole; what runs on the host goes on, and the request can be repeated"

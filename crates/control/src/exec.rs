@@ -6,12 +6,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::{PoolId, WorkloadId};
-use wire::link::{ExecExit, ExecRequest, Frame, FrameKind, StreamRequest};
+use wire::link::{ExecExit, ExecRequest, Frame, FrameKind};
 
 use crate::caller::{Action, Caller, Scope};
 use crate::core::{Control, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::links::LinkStream;
+use crate::resume::Subject;
 use crate::workloads::running_host;
 
 /// Execs remembered; the oldest that have ended go first.
@@ -217,8 +218,9 @@ impl Control {
             stdin: create.stdin && !detach,
             privileged: create.privileged,
             size,
+            resumable: true,
         };
-        let host_end = match self.open_stream(&host, StreamRequest::Exec(request)).await {
+        let host_end = match self.open_resumable(&host, Subject::Exec(request)).await {
             Ok(stream) => stream,
             Err(error) => {
                 self.inner
@@ -239,7 +241,8 @@ impl Control {
     }
 
     /// Passes frames on, takes the exit code out, and ends the client's stream only after it is recorded, so that an
-    /// inspect after the end always finds it.
+    /// inspect after the end always finds it. A client that was told of an error hears no more, but the exit code is
+    /// still waited for.
     async fn carry_exec(
         &self,
         workload: &model::Workload,
@@ -261,6 +264,8 @@ impl Control {
                                 record.pid = exit.pid;
                             });
                         }
+                        // The host need not keep it any longer.
+                        let _ = host.send.send(Frame::end()).await;
                     }
                     Some(frame) if frame.kind == FrameKind::End => break,
                     Some(frame) => {

@@ -28,6 +28,7 @@ mod observe;
 pub mod pki;
 pub mod pools;
 pub mod principals;
+mod resume;
 pub mod streams;
 pub mod testing;
 mod wait;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::HostId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::link::{
     ErrorClass, FRAME_MAX_BYTES, Frame, FrameKind, FromHost, Hello, PROTOCOL_VERSION, StreamReply,
@@ -96,6 +96,7 @@ fn kind_of(class: ErrorClass) -> ErrorKind {
         ErrorClass::Invalid => ErrorKind::Invalid,
         ErrorClass::Unauthorized => ErrorKind::Forbidden,
         ErrorClass::Full => ErrorKind::Full,
+        ErrorClass::Lost => ErrorKind::Unavailable,
         ErrorClass::Failed => ErrorKind::Internal,
     }
 }
@@ -130,14 +131,29 @@ struct HubInner {
 }
 
 /// All sessions of this server.
-#[derive(Default)]
 pub(crate) struct Hub {
     inner: Mutex<HubInner>,
+    /// Counts sessions, for those who wait for a host to come back.
+    arrivals: watch::Sender<u64>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            arrivals: watch::Sender::new(0),
+        }
+    }
 }
 
 impl Hub {
     fn lock(&self) -> MutexGuard<'_, HubInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever a host opens a session.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
     }
 
     pub(crate) fn is_connected(&self, host: &HostId) -> bool {
@@ -255,12 +271,15 @@ impl Control {
             ended: ended.clone(),
             reports: Reports::start(self.clone(), host.clone(), ended),
         };
+        // An earlier link of this host may have been recorded as lost after this one was recorded as open.
+        self.record_link(host).await?;
         let _ = send.try_send(ToHost::Welcome {
             host: host.clone(),
             protocol: PROTOCOL_VERSION,
         });
         self.send_whole_document(host);
         self.inner.waiters.wake_all();
+        self.inner.hub.arrivals.send_modify(|count| *count += 1);
         tracing::info!(%host, generation = hello.generation, "host connected");
         Ok((session, outgoing))
     }
@@ -288,7 +307,24 @@ impl Control {
                 Ok(()) | Err(_) => break,
             }
         }
+        if let Err(error) = self.record_link(host).await {
+            tracing::warn!(%host, ?error, "could not record whether the host is connected");
+        }
         self.inner.waiters.wake_all();
+    }
+
+    /// Records whether a host has a link until the record is right: links come and go while a commit is under way.
+    async fn record_link(&self, host: &HostId) -> Result<()> {
+        loop {
+            let connected = self.inner.hub.is_connected(host);
+            let snapshot = self.snapshot();
+            let right = |record: &model::Host| record.status.connected == connected;
+            if snapshot.host(host).is_none_or(|record| right(&record)) {
+                return Ok(());
+            }
+            self.host_change(host, |record| record.status.connected = connected)
+                .await?;
+        }
     }
 
     /// Takes in a message of a host.

@@ -12,6 +12,7 @@ use crate::core::{Control, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::links::LinkStream;
+use crate::resume::Subject;
 use crate::workloads::running_host;
 
 /// Which output.
@@ -72,8 +73,9 @@ impl Control {
             stderr: options.stderr,
             stdin: false,
             run: None,
+            resumable: true,
         };
-        self.open_stream(host, StreamRequest::Follow(request)).await
+        self.open_resumable(host, Subject::Follow(request)).await
     }
 
     /// Attaches to a workload. Accepted before the start: then it follows the next run from its first byte, and input
@@ -116,11 +118,8 @@ impl Control {
             (false, true) => FollowFrom::End,
             (false, false) => FollowFrom::Run(run),
         };
-        self.open_stream(
-            host,
-            StreamRequest::Follow(attach_request(workload, options, from, run)),
-        )
-        .await
+        let request = attach_request(workload, options, from, run);
+        self.open_resumable(host, Subject::Follow(request)).await
     }
 
     /// A stream that connects once the next run has been placed.
@@ -153,10 +152,7 @@ impl Control {
                 return end(&far, None).await;
             };
             let request = attach_request(&workload, options, FollowFrom::Run(run), run);
-            match control
-                .open_stream(host, StreamRequest::Follow(request))
-                .await
-            {
+            match control.open_resumable(host, Subject::Follow(request)).await {
                 Ok(host_end) => {
                     // The host knows of the reader now: from here on it keeps the output until it is read.
                     drop(connecting);
@@ -281,13 +277,13 @@ impl Attaching {
 }
 
 /// One of them, until it is dropped.
-struct Connecting {
+pub(crate) struct Connecting {
     control: Control,
     id: WorkloadId,
 }
 
 impl Connecting {
-    fn begin(control: &Control, id: &WorkloadId) -> Self {
+    pub(crate) fn begin(control: &Control, id: &WorkloadId) -> Self {
         *control
             .inner
             .attaching
@@ -341,6 +337,7 @@ fn attach_request(
         stderr: options.stderr,
         stdin: options.stdin && options.stream && workload.spec.task.stdin_open,
         run: Some(run),
+        resumable: true,
     }
 }
 
@@ -351,7 +348,8 @@ fn empty_stream() -> LinkStream {
     near
 }
 
-async fn end(far: &LinkStream, error: Option<&Error>) {
+/// Ends a stream towards its reader.
+pub(crate) async fn end(far: &LinkStream, error: Option<&Error>) {
     let frame = match error {
         None => Frame::end(),
         Some(error) => {

@@ -100,11 +100,11 @@ impl Control {
         Ok(id)
     }
 
-    /// Connects a scripted host; it lives until the returned guard is dropped.
+    /// Connects a host that does nothing by itself: the test says everything for it.
     ///
     /// # Errors
-    /// When the name is taken.
-    pub async fn test_host(&self, name: &str) -> Result<TestHost> {
+    /// When the name is not one.
+    pub async fn raw_host(&self, name: &str) -> Result<RawHost> {
         let name = Name::parse(name).map_err(|e| Error::invalid(e.to_string()))?;
         let host = HostId::parse(&sha256_hex(name.as_str().as_bytes())[..16])
             .map_err(|e| Error::invalid(e.to_string()))?;
@@ -150,7 +150,25 @@ impl Control {
             generation: 0,
             images,
         };
-        let (session, mut outgoing) = self.link_connect(&host, b"", hello).await?;
+        let (session, outgoing) = self.link_connect(&host, b"", hello).await?;
+        Ok(RawHost {
+            control: self.clone(),
+            session,
+            outgoing,
+        })
+    }
+
+    /// Connects a scripted host; it lives until the returned guard is dropped.
+    ///
+    /// # Errors
+    /// When the name is not one.
+    pub async fn test_host(&self, name: &str) -> Result<TestHost> {
+        let RawHost {
+            session,
+            mut outgoing,
+            ..
+        } = self.raw_host(name).await?;
+        let host = session.host.clone();
         let mut script = Script {
             control: self.clone(),
             document: HostDesired::default(),
@@ -171,6 +189,56 @@ impl Control {
             }
         });
         Ok(TestHost { id: host, task })
+    }
+}
+
+/// A host whose every word is the test's; dropping it cuts its link.
+pub struct RawHost {
+    control: Control,
+    /// Its session.
+    pub session: LinkSession,
+    /// What the server says.
+    pub outgoing: tokio::sync::mpsc::Receiver<ToHost>,
+}
+
+impl RawHost {
+    /// Says something.
+    pub async fn say(&self, message: FromHost) {
+        self.control.link_message(&self.session, message).await;
+    }
+
+    /// Reports states of workloads.
+    pub async fn report(
+        &self,
+        reports: impl IntoIterator<Item = (WorkloadId, Option<TaskStatus>)>,
+    ) {
+        let reports = reports
+            .into_iter()
+            .map(|(id, status)| WorkloadReport { id, status })
+            .collect();
+        self.say(FromHost::Status {
+            reports,
+            complete: false,
+        })
+        .await;
+    }
+
+    /// Waits for the next stream it is asked for, and takes it.
+    ///
+    /// # Errors
+    /// When the server ends the session or nobody wants the stream any more.
+    pub async fn stream(&mut self) -> Result<(StreamRequest, LinkStream)> {
+        loop {
+            match self.outgoing.recv().await {
+                Some(ToHost::OpenStream { id, request }) => {
+                    let stream = self.control.link_claim(&self.session.host, &id);
+                    let stream = stream.ok_or_else(|| Error::not_found("stream", &id))?;
+                    return Ok((request, stream));
+                }
+                Some(ToHost::Desired(_) | ToHost::Welcome { .. } | ToHost::Heartbeat) => {}
+                None => return Err(crate::links::host_gone()),
+            }
+        }
     }
 }
 
@@ -378,6 +446,13 @@ async fn answer(mut stream: LinkStream, request: StreamRequest, output: Bytes) -
                 })
                 .unwrap_or_default(),
             )?);
+        }
+        StreamRequest::ExecResume(_) => {
+            let exit = ExecExit {
+                exit_code: 0,
+                pid: 7,
+            };
+            frames.push(json(&serde_json::to_value(exit).unwrap_or_default())?);
         }
         StreamRequest::Stats { .. } => {
             let stats = TaskStats {

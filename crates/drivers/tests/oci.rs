@@ -8,8 +8,9 @@
 
 mod oci_support;
 
-use agent::driver::{ErrorClass, ExecRequest, FollowFrom, TaskRuntime};
+use agent::driver::{ErrorClass, ExecRequest, ExecResume, FollowFrom, TaskRuntime};
 use bytes::Bytes;
+use futures::StreamExt;
 use model::workload::{Phase, Resources};
 use oci_support::{Host, PATIENCE, ended, text};
 use serde_json::json;
@@ -378,7 +379,87 @@ fn exec(id: &model::WorkloadId, args: &[&str]) -> ExecRequest {
         stdin: false,
         privileged: false,
         size: None,
+        resumable: false,
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_goes_on_after_the_agent_and_is_kept_until_its_end_has_arrived() {
+    let mut host = Host::new();
+    let plan = host.plan(&["sleep", "1000"], |_| {});
+    let id = plan.workload.id.clone();
+    host.start(&plan).await;
+    let script = "echo a; until [ -e /go ]; do usleep 10000; done; echo b; exit 4";
+    let request = exec(&id, &["sh", "-c", script]);
+    let mut session = host.runtime.exec(&request).await.unwrap();
+    let mut position = 0;
+    while let Some(piece) = session.output.next().await {
+        let piece = piece.unwrap();
+        position = piece.position;
+        if !piece.bytes.is_empty() {
+            assert_eq!(&piece.bytes[..], b"a\n");
+            break;
+        }
+    }
+    drop(session);
+    host.reopen();
+    host.runtime.observe().await.unwrap();
+    let resume = |position| ExecResume {
+        id: id.clone(),
+        exec: request.exec.clone(),
+        position,
+        stdin: false,
+    };
+    let session = host.runtime.exec_resume(&resume(Some(position))).await;
+    let session = session.unwrap();
+    let go = host.runtime.exec(&exec(&id, &["touch", "/go"])).await;
+    assert_eq!(go.unwrap().exit.await.unwrap().exit_code, 0);
+    assert_eq!(text(session.output).await, "b\n");
+    assert_eq!(session.exit.await.unwrap().exit_code, 4);
+    // Nobody has said that it arrived: it is still known, also to one more agent.
+    host.reopen();
+    host.runtime.observe().await.unwrap();
+    let session = host.runtime.exec_resume(&resume(Some(0))).await.unwrap();
+    assert_eq!(text(session.output).await, "a\nb\n");
+    assert_eq!(session.exit.await.unwrap().exit_code, 4);
+    let session = host.runtime.exec_resume(&resume(None)).await.unwrap();
+    assert_eq!(text(session.output).await, "");
+    assert_eq!(session.exit.await.unwrap().exit_code, 4);
+    (session.arrived)();
+    let forgotten = async {
+        loop {
+            match host.runtime.exec_resume(&resume(None)).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => break error,
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, forgotten).await.unwrap();
+    assert_eq!(error.class, ErrorClass::NotFound);
+    let mut events = host.runtime.events();
+    host.runtime.kill(&id).await.unwrap();
+    ended(&mut events, &id).await;
+    host.runtime.remove(&id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_on_is_told_if_what_it_missed_is_gone() {
+    let host = Host::new();
+    let small = |value: &mut serde_json::Value| {
+        value["spec"]["task"]["log"] = json!({"max_file_bytes": 4096, "max_files": 2});
+    };
+    let plan = host.plan(&["sh", "-c", "yes | head -c 500000"], small);
+    let id = plan.workload.id.clone();
+    let (_, kept) = host.run(&plan).await;
+    assert!(kept.len() < 100_000, "{}", kept.len());
+    let request = host.request(&id, FollowFrom::Position(1000), false);
+    let mut output = host.runtime.follow(&request).await.unwrap();
+    let error = output.next().await.unwrap().unwrap_err();
+    assert!(
+        error.message.contains("bytes of output were written"),
+        "{error}"
+    );
+    host.runtime.remove(&id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,8 +148,11 @@ pub enum StreamRequest {
     /// `Stdin` frames and `EndInput` if `stdin` is set.
     Follow(FollowRequest),
     /// Runs a further process in a task. Frames as with `Follow` with stdin; before `End` the host sends a `Json`
-    /// frame with an [`ExecExit`].
+    /// frame with an [`ExecExit`]. The server answers that frame with `End`: until then, or for a while, the host
+    /// keeps what [`StreamRequest::ExecResume`] asks for.
     Exec(ExecRequest),
+    /// Goes on with an exec whose stream broke off. Frames as with `Exec`.
+    ExecResume(ExecResume),
     /// Changes the terminal size of a task or exec. Only the reply.
     Resize {
         /// The workload.
@@ -217,6 +220,9 @@ pub struct FollowRequest {
     pub stdin: bool,
     /// Wait for this run to begin; with [`FollowFrom::Run`]. Ends at once if the run cannot begin any more.
     pub run: Option<u64>,
+    /// Whether frames say where they end and how much input was taken, see [`Frame::position`].
+    #[serde(default)]
+    pub resumable: bool,
 }
 
 /// Where output begins.
@@ -233,6 +239,8 @@ pub enum FollowFrom {
     SinceMs(i64),
     /// What this run writes, from its first byte, even if it has not begun.
     Run(u64),
+    /// After the frame that ended at this position. Fails if what follows it is not kept any more.
+    Position(u64),
 }
 
 /// A further process in a running task.
@@ -258,6 +266,22 @@ pub struct ExecRequest {
     pub privileged: bool,
     /// First size of the terminal: rows, columns.
     pub size: Option<(u16, u16)>,
+    /// Whether frames say where they end and how much input was taken, see [`Frame::position`].
+    #[serde(default)]
+    pub resumable: bool,
+}
+
+/// An exec whose stream broke off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResume {
+    /// The workload.
+    pub id: WorkloadId,
+    /// As in [`ExecRequest::exec`].
+    pub exec: String,
+    /// Position of the last frame that arrived; `None`: no output is wanted, only the exit.
+    pub position: Option<u64>,
+    /// Whether the server will send input.
+    pub stdin: bool,
 }
 
 /// How an exec ended.
@@ -302,6 +326,8 @@ pub enum ErrorClass {
     Unauthorized,
     /// No room on the host.
     Full,
+    /// The stream broke off. No host says so: it is what a server makes of a stream without an end.
+    Lost,
     /// Anything else.
     Failed,
 }
@@ -556,20 +582,29 @@ impl FrameKind {
     }
 }
 
-/// A unit of a stream: kind (1 byte), time (8 bytes, milliseconds since the epoch, 0 if it has none), length of the
-/// payload (4 bytes), payload; integers big endian. Output frames carry the time the output was written.
+/// A unit of a stream: kind (1 byte, its highest bit set if there is a position), time (8 bytes, milliseconds since the
+/// epoch, 0 if it has none), length of the payload (4 bytes), position if there is one (8 bytes), payload; integers big
+/// endian. Output frames carry the time the output was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What it carries.
     pub kind: FrameKind,
     /// When it was written, or 0.
     pub time_ms: i64,
+    /// Only from a host, and only if the request is resumable. Of output: where in the log this frame ends; an empty
+    /// frame says where the output begins. Of `Stdin`, which then has no payload: how many bytes of input were taken
+    /// since the stream was opened. `EndInput` from a host: no more input is wanted.
+    pub position: Option<u64>,
     /// The bytes.
     pub payload: Bytes,
 }
 
-/// Bytes before a frame's payload.
+/// Bytes before a frame's position and payload.
 const FRAME_HEADER_BYTES: usize = 13;
+/// Bytes of a position.
+const POSITION_BYTES: usize = 8;
+/// Bit of the kind that says that there is a position.
+const HAS_POSITION: u8 = 0x80;
 
 /// Bytes that are not of the protocol.
 #[derive(Debug, thiserror::Error)]
@@ -599,6 +634,7 @@ impl Frame {
         Self {
             kind,
             time_ms: 0,
+            position: None,
             payload: payload.into(),
         }
     }
@@ -631,10 +667,15 @@ impl Frame {
     /// The bytes to send.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(FRAME_HEADER_BYTES + self.payload.len());
-        out.put_u8(self.kind as u8);
+        let length = FRAME_HEADER_BYTES + POSITION_BYTES + self.payload.len();
+        let mut out = BytesMut::with_capacity(length);
+        let flag = self.position.map_or(0, |_| HAS_POSITION);
+        out.put_u8(self.kind as u8 | flag);
         out.put_i64(self.time_ms);
         out.put_u32(u32::try_from(self.payload.len()).unwrap_or(u32::MAX));
+        if let Some(position) = self.position {
+            out.put_u64(position);
+        }
         out.put_slice(&self.payload);
         out.freeze()
     }
@@ -648,7 +689,9 @@ impl Frame {
             return Ok(None);
         };
         let mut header = &header[..];
-        let kind_byte = header.get_u8();
+        let flagged = header.get_u8();
+        let has_position = flagged & HAS_POSITION != 0;
+        let kind_byte = flagged & !HAS_POSITION;
         let kind = FrameKind::from_byte(kind_byte).ok_or(ProtocolError::FrameKind(kind_byte))?;
         let time_ms = header.get_i64();
         let length = header.get_u32() as usize;
@@ -659,14 +702,17 @@ impl Frame {
                 limit: FRAME_MAX_BYTES,
             });
         }
-        if buffer.len() < FRAME_HEADER_BYTES + length {
-            buffer.reserve(FRAME_HEADER_BYTES + length - buffer.len());
+        let before = FRAME_HEADER_BYTES + if has_position { POSITION_BYTES } else { 0 };
+        if buffer.len() < before + length {
+            buffer.reserve(before + length - buffer.len());
             return Ok(None);
         }
         buffer.advance(FRAME_HEADER_BYTES);
+        let position = has_position.then(|| buffer.get_u64());
         Ok(Some(Self {
             kind,
             time_ms,
+            position,
             payload: buffer.split_to(length).freeze(),
         }))
     }
@@ -731,7 +777,14 @@ mod tests {
             Frame {
                 kind: FrameKind::Stdout,
                 time_ms: 7,
+                position: None,
                 payload: Bytes::from_static(b"hello"),
+            },
+            Frame {
+                kind: FrameKind::Stderr,
+                time_ms: 8,
+                position: Some(u64::MAX - 1),
+                payload: Bytes::from_static(b"there"),
             },
             Frame::end(),
         ];

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::driver::{
-    BlobSource, ByteStream, DriverError, Drivers, ExecRequest, ExecSession, FollowRequest,
-    ImageProgress, ImageStore, ImportedImage, LayerLease, NetworkAttachment, NetworkDriver,
-    ObservedTask, OutputStream, Prepared, ProcessTable, PullRequest, SaveImage, TaskEvent,
-    TaskInput, TaskPlan, TaskRuntime, TaskStats,
+    BlobSource, ByteStream, DriverError, Drivers, ExecRequest, ExecResume, ExecSession,
+    FollowRequest, ImageProgress, ImageStore, ImportedImage, LayerLease, NetworkAttachment,
+    NetworkDriver, ObservedTask, OutputStream, Prepared, ProcessTable, PullRequest, SaveImage,
+    TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 use agent::{Agent, AgentConfig};
 use anyhow::{Context, Result};
@@ -157,13 +157,13 @@ impl TaskRuntime for Runtime {
 
     async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, DriverError> {
         let session = self.halt.step("exec", self.inner.exec(request)).await?;
-        let halt = Arc::clone(&self.halt);
-        let exit = session.exit;
-        Ok(ExecSession {
-            output: self.halt.first("exec-output", session.output),
-            input: session.input,
-            exit: Box::pin(async move { halt.step("exec-exit", exit).await }),
-        })
+        Ok(self.session(session))
+    }
+
+    async fn exec_resume(&self, request: &ExecResume) -> Result<ExecSession, DriverError> {
+        let resume = self.inner.exec_resume(request);
+        let session = self.halt.step("exec-resume", resume).await?;
+        Ok(self.session(session))
     }
 
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError> {
@@ -180,6 +180,19 @@ impl TaskRuntime for Runtime {
 
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError> {
         self.inner.top(id, ps_args).await
+    }
+}
+
+impl Runtime {
+    fn session(&self, session: ExecSession) -> ExecSession {
+        let halt = Arc::clone(&self.halt);
+        let exit = session.exit;
+        ExecSession {
+            output: self.halt.first("exec-output", session.output),
+            input: session.input,
+            exit: Box::pin(async move { halt.step("exec-exit", exit).await }),
+            arrived: session.arrived,
+        }
     }
 }
 

@@ -16,5 +16,6 @@ mod isolation;
 mod limits;
 mod probes;
 mod restart;
+mod resume;
 mod streams;
 mod two_servers;

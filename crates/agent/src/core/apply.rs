@@ -332,7 +332,7 @@ fn prepared_task(id: &WorkloadId, run: u64, attempt: u32, prepared: &Prepared) -
 /// Whether a failure may go away by itself depends on its class: what is missing, taken, full or wrong stays so.
 fn failure(error: &DriverError) -> Failure {
     let retry = match error.class {
-        ErrorClass::Failed => true,
+        ErrorClass::Lost | ErrorClass::Failed => true,
         ErrorClass::NotFound
         | ErrorClass::Conflict
         | ErrorClass::Invalid

@@ -72,6 +72,7 @@ pub(super) struct FakeTask {
 pub(super) struct State {
     pub(super) tasks: BTreeMap<WorkloadId, FakeTask>,
     pub(super) attached: BTreeMap<WorkloadId, NetworkAttachment>,
+    pub(super) execs: BTreeMap<String, super::output::FakeExec>,
     pub(super) images: BTreeSet<ImageId>,
     pub(super) blobs: BTreeMap<Digest, bytes::Bytes>,
     pub(super) journal: VecDeque<(Op, String)>,
@@ -372,6 +373,7 @@ impl FakeHost {
     pub fn reboot(&self) {
         self.with(|s| {
             s.attached.clear();
+            s.execs.clear();
             for (id, task) in &mut s.tasks {
                 task.namespace = false;
                 if task.status.phase.is_alive() {

@@ -30,6 +30,9 @@ pub(super) fn follow(host: Arc<FakeHost>, request: FollowRequest) -> OutputStrea
         match request.from {
             FollowFrom::Start | FollowFrom::Run(_) => 0,
             FollowFrom::End => output.len(),
+            FollowFrom::Position(position) => usize::try_from(position)
+                .unwrap_or(usize::MAX)
+                .min(output.len()),
             // Pieces of fake tasks are whole lines.
             FollowFrom::Lines(n) => output
                 .len()
@@ -40,15 +43,27 @@ pub(super) fn follow(host: Arc<FakeHost>, request: FollowRequest) -> OutputStrea
                 .unwrap_or(output.len()),
         }
     });
+    let begin = request.resumable.then(|| Ok(beginning(&host, position)));
     let follower = Follower {
         host,
         request,
         position,
     };
-    Box::pin(futures::stream::unfold(follower, |mut follower| async {
+    let rest = futures::stream::unfold(follower, |mut follower| async {
         let piece = follower.next().await?;
         Some((Ok(piece), follower))
-    }))
+    });
+    Box::pin(futures::stream::iter(begin).chain(rest))
+}
+
+/// Says where output begins.
+fn beginning(host: &FakeHost, position: usize) -> Output {
+    Output {
+        stderr: false,
+        time: host.clock.now(),
+        bytes: Bytes::new(),
+        position: position as u64,
+    }
 }
 
 impl Follower {
@@ -66,9 +81,11 @@ impl Follower {
     fn look(&mut self) -> Next {
         let wanted_run = match self.request.from {
             FollowFrom::Run(run) => Some(run),
-            FollowFrom::Start | FollowFrom::End | FollowFrom::Lines(_) | FollowFrom::SinceMs(_) => {
-                self.request.run
-            }
+            FollowFrom::Start
+            | FollowFrom::End
+            | FollowFrom::Lines(_)
+            | FollowFrom::SinceMs(_)
+            | FollowFrom::Position(_) => self.request.run,
         };
         let request = &self.request;
         let position = &mut self.position;
@@ -89,7 +106,10 @@ impl Follower {
                     request.stdout
                 };
                 if of_run && stream {
-                    return Next::Piece(piece.clone());
+                    return Next::Piece(Output {
+                        position: *position as u64,
+                        ..piece.clone()
+                    });
                 }
             }
             if !request.follow {
@@ -110,19 +130,42 @@ impl Follower {
     }
 }
 
-/// A fake exec: its script's output and end.
-pub(super) fn exec(script: Script, now: Timestamp) -> ExecSession {
-    let (after, exit_code) = script.end.unwrap_or_default();
-    let mut pieces = Vec::new();
-    if !script.output.is_empty() {
-        pieces.push(Ok(Output {
+/// A fake exec from its beginning.
+#[derive(Debug, Clone)]
+pub(super) struct FakeExec {
+    /// What it does.
+    pub(super) script: Script,
+    /// When it began.
+    pub(super) began: tokio::time::Instant,
+    /// The same for people.
+    pub(super) began_at: Timestamp,
+}
+
+/// The stream of a fake exec: its script's output after `position` and its end; `None`: only the end.
+pub(super) fn exec(
+    exec: FakeExec,
+    position: Option<u64>,
+    arrived: Box<dyn FnOnce() + Send>,
+) -> ExecSession {
+    let (after, exit_code) = exec.script.end.unwrap_or_default();
+    let end = exec.began + after;
+    let piece = |position: u64, bytes: String| {
+        Ok(Output {
             stderr: false,
-            time: now,
-            bytes: Bytes::from(script.output),
-        }));
+            time: exec.began_at,
+            bytes: Bytes::from(bytes),
+            position,
+        })
+    };
+    let mut pieces = Vec::new();
+    if let Some(position) = position {
+        pieces.push(piece(position, String::new()));
+        if position == 0 && !exec.script.output.is_empty() {
+            pieces.push(piece(1, exec.script.output.clone()));
+        }
     }
     let output = futures::stream::iter(pieces).chain(
-        tokio::time::sleep(after)
+        tokio::time::sleep_until(end)
             .into_stream()
             .filter_map(|()| async { None }),
     );
@@ -130,11 +173,12 @@ pub(super) fn exec(script: Script, now: Timestamp) -> ExecSession {
         output: Box::pin(output),
         input: None,
         exit: Box::pin(async move {
-            tokio::time::sleep(after).await;
+            tokio::time::sleep_until(end).await;
             Ok(ExecExit {
                 exit_code,
                 pid: 4242,
             })
         }),
+        arrived,
     }
 }

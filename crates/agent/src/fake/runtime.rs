@@ -10,12 +10,12 @@ use model::{HostPool, HostWorkload, Phase, PoolId, PoolUsage, TaskStatus, Worklo
 use tokio::sync::broadcast;
 
 use super::host::{FakeHost, FakeTask, Op, observed};
-use super::output;
+use super::output::{self, FakeExec};
 use super::script::Script;
 use crate::driver::{
-    DriverError, ErrorClass, ExecRequest, ExecSession, FollowRequest, NetworkAttachment,
-    NetworkDriver, ObservedTask, Output, OutputStream, Prepared, ProcessTable, TaskEvent,
-    TaskInput, TaskPlan, TaskRuntime, TaskStats,
+    DriverError, ErrorClass, ExecRequest, ExecResume, ExecSession, FollowRequest,
+    NetworkAttachment, NetworkDriver, ObservedTask, Output, OutputStream, Prepared, ProcessTable,
+    TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 
 const SIGKILL: i32 = 9;
@@ -54,10 +54,20 @@ impl FakeHost {
                     stderr: false,
                     time,
                     bytes,
+                    position: task.output.len() as u64 + 1,
                 };
                 task.output.push((run, piece));
             }
         });
+    }
+
+    fn forget_exec(&self, exec: &str) -> Box<dyn FnOnce() + Send> {
+        let (host, exec) = (self.weak(), exec.to_owned());
+        Box::new(move || {
+            if let Some(host) = host {
+                host.with(|s| s.execs.remove(&exec));
+            }
+        })
     }
 
     fn weak(&self) -> Option<Arc<FakeHost>> {
@@ -274,7 +284,23 @@ impl TaskRuntime for FakeHost {
         if let Some(error) = script.start_error {
             return Err(DriverError::new(ErrorClass::Invalid, error));
         }
-        Ok(output::exec(script, self.clock.now()))
+        let exec = FakeExec {
+            script,
+            began: tokio::time::Instant::now(),
+            began_at: self.clock.now(),
+        };
+        self.with(|s| s.execs.insert(request.exec.clone(), exec.clone()));
+        Ok(output::exec(exec, Some(0), self.forget_exec(&request.exec)))
+    }
+
+    async fn exec_resume(&self, request: &ExecResume) -> Result<ExecSession, DriverError> {
+        let exec = self.look(|s| s.execs.get(&request.exec).cloned());
+        let exec = exec.ok_or_else(|| {
+            let message = format!("no exec {} on this host", request.exec);
+            DriverError::new(ErrorClass::NotFound, message)
+        })?;
+        let arrived = self.forget_exec(&request.exec);
+        Ok(output::exec(exec, request.position, arrived))
     }
 
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError> {

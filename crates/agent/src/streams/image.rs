@@ -26,7 +26,7 @@ fn read_failed(error: &std::io::Error) -> StreamFailure {
 pub(super) async fn send(mut bytes: ByteStream, out: &Out) -> Result<(), StreamFailure> {
     while let Some(piece) = bytes.next().await {
         let piece = piece.map_err(|e| read_failed(&e))?;
-        out.bytes(FrameKind::Data, 0, piece).await?;
+        out.bytes(FrameKind::Data, piece).await?;
     }
     Ok(())
 }

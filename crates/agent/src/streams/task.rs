@@ -2,45 +2,91 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use model::{Phase, TaskStatus, WorkloadId};
 use tokio::sync::mpsc;
 use tracing::debug;
-use wire::link::{ExecRequest, FollowRequest, Frame, FrameKind};
+use wire::link::{ExecRequest, ExecResume, FollowRequest, Frame, FrameKind};
 
 use super::{Out, StreamContext, StreamFailure};
 use crate::board::Known;
-use crate::driver::{DriverError, Output, OutputStream, TaskInput};
+use crate::driver::{DriverError, ExecSession, Output, OutputStream, TaskInput};
 
 /// How often measures are sent.
 const STATS_EVERY: Duration = Duration::from_secs(1);
 /// Output may still come so long after a failed start was reported; then the follower is told the end.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
-async fn send_output(out: &Out, output: Output) -> Result<(), StreamFailure> {
-    let kind = if output.stderr {
-        FrameKind::Stderr
-    } else {
-        FrameKind::Stdout
-    };
-    out.bytes(kind, output.time.millis(), output.bytes).await
+/// How long the server may take to say that the exit of an exec has arrived.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// Whether frames say where they end and how much input was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Positions {
+    Told,
+    Untold,
 }
 
-async fn send_all(out: &Out, mut output: OutputStream) -> Result<(), StreamFailure> {
+impl Positions {
+    fn of(resumable: bool) -> Self {
+        if resumable { Self::Told } else { Self::Untold }
+    }
+
+    fn tell(self, position: u64) -> Option<u64> {
+        (self == Self::Told).then_some(position)
+    }
+}
+
+async fn send_all(
+    out: &Out,
+    mut output: OutputStream,
+    positions: Positions,
+) -> Result<(), StreamFailure> {
     while let Some(piece) = output.next().await {
-        send_output(out, piece?).await?;
+        let Output {
+            stderr,
+            time,
+            bytes,
+            position,
+        } = piece?;
+        let kind = if stderr {
+            FrameKind::Stderr
+        } else {
+            FrameKind::Stdout
+        };
+        let frame = Frame {
+            kind,
+            time_ms: time.millis(),
+            position: positions.tell(position),
+            payload: bytes,
+        };
+        out.split(frame).await?;
     }
     Ok(())
 }
 
-/// Hands input frames to a process until they end.
+/// Hands input frames to a process until they end, and says how far it is.
 async fn feed(
     mut input: Box<dyn TaskInput>,
     frames: &mut mpsc::Receiver<Frame>,
-) -> Result<(), DriverError> {
+    out: &Out,
+    positions: Positions,
+) -> Result<(), StreamFailure> {
+    let mut taken = 0;
     while let Some(frame) = frames.recv().await {
         match frame.kind {
-            FrameKind::Stdin => input.write(frame.payload).await?,
+            FrameKind::Stdin => {
+                taken += frame.payload.len() as u64;
+                input.write(frame.payload).await?;
+                if let Some(position) = positions.tell(taken) {
+                    let taken = Frame {
+                        position: Some(position),
+                        ..Frame::new(FrameKind::Stdin, Bytes::new())
+                    };
+                    out.frame(&taken).await?;
+                }
+            }
             FrameKind::EndInput => {
                 input.close().await?;
                 break;
@@ -56,6 +102,27 @@ async fn feed(
     Ok(())
 }
 
+/// Input of a process until it ends; one that takes no more does not end its output.
+async fn feed_to_end(
+    input: Result<Box<dyn TaskInput>, DriverError>,
+    frames: &mut mpsc::Receiver<Frame>,
+    out: &Out,
+    positions: Positions,
+) {
+    let fed = match input {
+        Ok(input) => feed(input, frames, out, positions).await,
+        Err(error) => Err(error.into()),
+    };
+    let Err(error) = fed else { return };
+    debug!(%error, "input ended");
+    if positions == Positions::Told {
+        // Whoever is gone needs no word.
+        let _ = out
+            .frame(&Frame::new(FrameKind::EndInput, Bytes::new()))
+            .await;
+    }
+}
+
 pub(super) async fn follow(
     context: &StreamContext,
     request: &FollowRequest,
@@ -65,7 +132,9 @@ pub(super) async fn follow(
     let runtime = &context.drivers.runtime;
     let output = runtime.follow(request).await?;
     out.ok().await?;
-    let sending = send_all(out, output);
+    let positions = Positions::of(request.resumable);
+    let out = &*out;
+    let sending = send_all(out, output, positions);
     let hopeless = async {
         match request.run {
             Some(run) => never_begins(context, &request.id, run).await,
@@ -77,14 +146,8 @@ pub(super) async fn follow(
             if let Some(run) = request.run {
                 alive(context, &request.id, run).await;
             }
-            let fed = match runtime.input(&request.id).await {
-                Ok(input) => feed(input, frames).await,
-                Err(e) => Err(e),
-            };
-            if let Err(e) = fed {
-                // Input to a process that has ended or closed it: its output still matters.
-                debug!(workload = %request.id, error = %e, "input ended");
-            }
+            // Input to a process that has ended or closed it: its output still matters.
+            feed_to_end(runtime.input(&request.id).await, frames, out, positions).await;
         }
     };
     tokio::pin!(sending);
@@ -151,31 +214,62 @@ pub(super) async fn exec(
 ) -> Result<(), StreamFailure> {
     let session = context.drivers.runtime.exec(request).await?;
     out.ok().await?;
-    let sending = send_all(out, session.output);
-    let feeding = async {
-        if let Some(input) = session.input
-            && let Err(e) = feed(input, frames).await
-        {
-            debug!(exec = %request.exec, error = %e, "input ended");
-        }
-    };
+    serve_exec(session, Positions::of(request.resumable), frames, out).await
+}
+
+pub(super) async fn resume(
+    context: &StreamContext,
+    request: &ExecResume,
+    frames: &mut mpsc::Receiver<Frame>,
+    out: &mut Out,
+) -> Result<(), StreamFailure> {
+    let session = context.drivers.runtime.exec_resume(request).await?;
+    out.ok().await?;
+    serve_exec(session, Positions::Told, frames, out).await
+}
+
+async fn serve_exec(
+    session: ExecSession,
+    positions: Positions,
+    frames: &mut mpsc::Receiver<Frame>,
+    out: &Out,
+) -> Result<(), StreamFailure> {
+    let sending = send_all(out, session.output, positions);
     let mut exit = session.exit;
-    tokio::pin!(sending);
-    tokio::pin!(feeding);
-    let mut fed = false;
-    loop {
+    let exit = {
+        let feeding = async {
+            if let Some(input) = session.input {
+                feed_to_end(Ok(input), frames, out, positions).await;
+            }
+        };
+        let outcome = async {
+            sending.await?;
+            Ok::<_, StreamFailure>((&mut exit).await?)
+        };
+        tokio::pin!(feeding, outcome);
         tokio::select! {
-            result = &mut sending => break result?,
-            () = &mut feeding, if !fed => fed = true,
-        }
-    }
-    let exit = loop {
-        tokio::select! {
-            exit = &mut exit => break exit?,
-            () = &mut feeding, if !fed => fed = true,
+            exit = &mut outcome => exit?,
+            () = &mut feeding => outcome.await?,
         }
     };
-    out.json(&exit).await
+    out.json(&exit).await?;
+    if positions == Positions::Told && has_arrived(frames).await {
+        (session.arrived)();
+    }
+    Ok(())
+}
+
+/// Waits until the server says that it has everything.
+async fn has_arrived(frames: &mut mpsc::Receiver<Frame>) -> bool {
+    let end = async {
+        while let Some(frame) = frames.recv().await {
+            if frame.kind == FrameKind::End {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(ARRIVAL, end).await.unwrap_or(false)
 }
 
 pub(super) async fn stats(

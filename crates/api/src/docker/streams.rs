@@ -238,6 +238,7 @@ mod tests {
             let frame = Frame {
                 kind,
                 time_ms: 0,
+                position: None,
                 payload: Bytes::copy_from_slice(text.as_bytes()),
             };
             String::from_utf8(printer.print(frame).unwrap().to_vec()).unwrap()

@@ -100,6 +100,7 @@ mod tests {
             let frame = Frame {
                 kind: FrameKind::Stdout,
                 time_ms,
+                position: None,
                 payload: text.into(),
             };
             lines.write(&mut out, &frame).unwrap();

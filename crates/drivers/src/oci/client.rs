@@ -203,7 +203,10 @@ enum Outgoing {
         answer: oneshot::Sender<Result<(), Failure>>,
     },
     Notice(Request),
-    Input(Bytes),
+    Input {
+        bytes: Bytes,
+        written: oneshot::Sender<()>,
+    },
 }
 
 /// A connection to a shim.
@@ -300,15 +303,18 @@ impl Connection {
         let _ = self.outgoing.send(Outgoing::Notice(request)).await;
     }
 
-    /// Sends input; waits while the task does not read.
+    /// Sends input; waits while the task does not read. Afterwards it is in the shim's socket, which outlives this
+    /// process.
     ///
     /// # Errors
     /// When the shim is gone.
     pub(super) async fn input(&self, bytes: Bytes) -> Result<(), Failure> {
+        let (written, waiting) = oneshot::channel();
         self.outgoing
-            .send(Outgoing::Input(bytes))
+            .send(Outgoing::Input { bytes, written })
             .await
-            .map_err(|_| no_shim())
+            .map_err(|_| no_shim())?;
+        waiting.await.map_err(|_| no_shim())
     }
 }
 
@@ -332,8 +338,15 @@ async fn serve(stream: UnixStream, mut queue: mpsc::Receiver<Outgoing>, life: wa
             next = queue.recv() => {
                 let Some(next) = next else { break };
                 let mut out = Vec::new();
-                if !encode_outgoing(next, &counter, &mut answers, &mut out) || writing.write_all(&out).await.is_err() {
+                let mut sent = None;
+                if !encode_outgoing(next, &counter, &mut answers, &mut out, &mut sent)
+                    || writing.write_all(&out).await.is_err()
+                {
                     break;
+                }
+                if let Some(sent) = sent {
+                    // Whoever wrote may have stopped waiting.
+                    let _ = sent.send(());
                 }
             }
         }
@@ -354,6 +367,7 @@ fn encode_outgoing(
     counter: &AtomicU64,
     answers: &mut HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     out: &mut Vec<u8>,
+    sent: &mut Option<oneshot::Sender<()>>,
 ) -> bool {
     let id = counter.fetch_add(1, Ordering::Relaxed);
     match next {
@@ -363,9 +377,12 @@ fn encode_outgoing(
         }
         Outgoing::Notice(request) => encode_message(&Call { id, request }, out).is_ok(),
         // Half of what the shim buffers, so that no frame is ever too large for it.
-        Outgoing::Input(bytes) => bytes
-            .chunks(32 * 1024)
-            .all(|piece| encode(Kind::Stdin, piece, out).is_ok()),
+        Outgoing::Input { bytes, written } => {
+            *sent = Some(written);
+            bytes
+                .chunks(32 * 1024)
+                .all(|piece| encode(Kind::Stdin, piece, out).is_ok())
+        }
     }
 }
 

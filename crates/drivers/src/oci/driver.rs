@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use agent::driver::{
-    DriverError, ExecRequest, ExecSession, FollowRequest, ObservedTask, OutputStream, Prepared,
-    ProcessTable, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
+    DriverError, ExecRequest, ExecResume, ExecSession, FollowRequest, ObservedTask, OutputStream,
+    Prepared, ProcessTable, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 use async_trait::async_trait;
 use model::workload::Resources;
@@ -106,6 +106,10 @@ impl TaskRuntime for OciRuntime {
 
     async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, DriverError> {
         exec::exec(&self.inner, request).await
+    }
+
+    async fn exec_resume(&self, request: &ExecResume) -> Result<ExecSession, DriverError> {
+        exec::resume(&self.inner, request).await
     }
 
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError> {

@@ -33,9 +33,23 @@ pub(super) struct Choice {
     /// Offset at which a reader that does not follow stops: a task that writes without a pause would otherwise keep it
     /// reading for ever.
     pub(super) stop: Option<u64>,
+    /// Whether what comes first must be there: a reader that goes on where it stopped must not miss anything.
+    pub(super) whole: bool,
 }
 
 impl Choice {
+    /// Everything of both streams.
+    pub(super) fn all() -> Choice {
+        Choice {
+            stdout: true,
+            stderr: true,
+            since_ms: None,
+            until_ms: None,
+            stop: None,
+            whole: false,
+        }
+    }
+
     fn wants(&self, record: &Record) -> bool {
         let wanted = match record.stream {
             Stream::Stdout => self.stdout,
@@ -52,12 +66,35 @@ impl Choice {
     }
 }
 
-fn output(record: Record) -> Output {
+fn output(record: Record, position: u64) -> Output {
     Output {
         stderr: record.stream == Stream::Stderr,
         time: timestamp(record.time_ns),
         bytes: Bytes::from(record.bytes),
+        position,
     }
+}
+
+/// Says where output begins, so that a stream that breaks off before its first piece can be resumed.
+async fn begin(sender: &Sender, position: u64) {
+    let nothing = Output {
+        stderr: false,
+        time: super::observe::now(),
+        bytes: Bytes::new(),
+        position,
+    };
+    // A reader that is gone is noticed with the next piece.
+    let _ = sender.send(Ok(nothing)).await;
+}
+
+fn rotated(bytes: u64) -> DriverError {
+    DriverError::new(
+        agent::driver::ErrorClass::Failed,
+        format!(
+            "{bytes} bytes of output were written and overwritten while nobody could read them: \
+             give the task a larger log (max-size, max-file)"
+        ),
+    )
 }
 
 type Sender = mpsc::Sender<Result<Output, DriverError>>;
@@ -77,7 +114,11 @@ pub(super) async fn follow(
     let (sender, receiver) = mpsc::channel(AHEAD);
     let run = match request.from {
         FollowFrom::Run(run) => Some(run),
-        FollowFrom::Start | FollowFrom::SinceMs(_) | FollowFrom::End | FollowFrom::Lines(_) => None,
+        FollowFrom::Start
+        | FollowFrom::SinceMs(_)
+        | FollowFrom::End
+        | FollowFrom::Lines(_)
+        | FollowFrom::Position(_) => None,
     };
     // From here on removing the task waits, so that a short run is read to its end.
     let reading = inner.readers.enter(&request.id, run);
@@ -106,9 +147,8 @@ async fn serve(
     let mut choice = Choice {
         stdout: request.stdout,
         stderr: request.stderr,
-        since_ms: None,
         until_ms: request.until_ms,
-        stop: None,
+        ..Choice::all()
     };
     let mut reader = LogReader::new(&dir, 0);
     let mut hold = false;
@@ -135,6 +175,14 @@ async fn serve(
             }
             hold = true;
         }
+        FollowFrom::Position(position) => {
+            reader = LogReader::new(&dir, position);
+            choice.whole = true;
+            hold = request.follow && request.run.is_some();
+        }
+    }
+    if request.resumable {
+        begin(sender, reader.offset()).await;
     }
     if !request.follow {
         choice.stop = Some(end_of(&dir)?);
@@ -185,6 +233,7 @@ pub(super) async fn pump(
     sender: &Sender,
 ) -> Result<(), DriverError> {
     let mut life = connection.map(Connection::life);
+    let mut whole = choice.whole;
     if let Some(connection) = connection {
         let subscribe = Subscribe {
             hold,
@@ -206,14 +255,20 @@ pub(super) async fn pump(
         while choice.stop.is_none_or(|stop| reader.offset() < stop)
             && let Some(entry) = reader.next_entry().map_err(|error| failed("log", error))?
         {
-            if let Entry::Record(record) = entry {
-                if choice.is_after(&record) {
-                    return Ok(());
+            match entry {
+                Entry::Record(record) => {
+                    if choice.is_after(&record) {
+                        return Ok(());
+                    }
+                    let piece = output(record.clone(), reader.offset());
+                    if choice.wants(&record) && sender.send(Ok(piece)).await.is_err() {
+                        return Ok(());
+                    }
                 }
-                if choice.wants(&record) && sender.send(Ok(output(record))).await.is_err() {
-                    return Ok(());
-                }
+                Entry::Gap { bytes } if whole => return Err(rotated(bytes)),
+                Entry::Gap { .. } => {}
             }
+            whole = false;
             if let Some(connection) =
                 connection.filter(|_| hold && reader.offset() - acknowledged > ACK_STEP)
             {
@@ -323,7 +378,8 @@ async fn last_lines(
             record.bytes.drain(..=at);
             skip -= 1;
         }
-        if !record.bytes.is_empty() && sender.send(Ok(output(record))).await.is_err() {
+        let piece = output(record, reader.offset());
+        if !piece.bytes.is_empty() && sender.send(Ok(piece)).await.is_err() {
             break;
         }
     }
@@ -341,32 +397,30 @@ fn next_before(reader: &mut LogReader, end: u64) -> Result<Option<Record>, Drive
     Ok(None)
 }
 
-/// Exec output: all of its own log, held.
+/// Exec output from a position of its own log. It is held for as long as it is read here; while nobody reads, the log
+/// keeps its last files. Without a connection the exec has ended.
 pub(super) fn exec_output(
     dir: PathBuf,
-    connection: Arc<Connection>,
-    finished: impl FnOnce() + Send + 'static,
+    connection: Option<Arc<Connection>>,
+    position: u64,
 ) -> OutputStream {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let choice = Choice {
-            stdout: true,
-            stderr: true,
-            since_ms: None,
-            until_ms: None,
-            stop: None,
+            whole: position > 0,
+            ..Choice::all()
         };
-        let mut reader = LogReader::new(dir, 0);
+        let mut reader = LogReader::new(dir, position);
+        begin(&sender, position).await;
         tokio::select! {
             () = sender.closed() => {}
-            result = pump(&mut reader, Some(&connection), true, &choice, &sender) => {
+            result = pump(&mut reader, connection.as_deref(), true, &choice, &sender) => {
                 if let Err(error) = result {
                     // A reader that is gone needs no error.
                     let _ = sender.send(Err(error)).await;
                 }
             }
         }
-        finished();
     });
     Box::pin(ReceiverStream::new(receiver))
 }

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{self, Cgroup, CgroupError, Cgroups};
 use super::client::{Connection, Launcher, ShimError};
+use super::exec::Execs;
 use super::observe::{self, Found};
 use super::pools::{Pools, PoolsError};
 use super::readers::Readers;
@@ -58,7 +59,7 @@ pub(super) struct Inner {
     /// Counts changes of `tasks`, for those who wait for a task to appear or begin.
     changed: watch::Sender<u64>,
     events: broadcast::Sender<TaskEvent>,
-    pub(super) execs: Mutex<HashMap<String, Arc<Connection>>>,
+    pub(super) execs: Execs,
     pub(super) readers: Arc<Readers>,
 }
 
@@ -206,7 +207,7 @@ impl OciRuntime {
             tasks: Mutex::new(HashMap::new()),
             changed: watch::Sender::new(0),
             events: broadcast::Sender::new(EVENTS),
-            execs: Mutex::new(HashMap::new()),
+            execs: Execs::default(),
             readers: Readers::new(),
         };
         Ok(OciRuntime {
@@ -510,6 +511,7 @@ impl Inner {
                 continue;
             };
             all.extend(self.look_at(&id).await);
+            super::exec::adopt_all(self, &id).await;
         }
         let trash = self.trash();
         tokio::task::spawn_blocking(move || trash.empty());

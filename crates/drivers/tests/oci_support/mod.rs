@@ -112,6 +112,7 @@ impl Host {
             stderr: true,
             stdin: false,
             run: None,
+            resumable: false,
         }
     }
 

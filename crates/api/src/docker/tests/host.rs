@@ -329,6 +329,14 @@ impl FakeHost {
                 stream.send.send(Frame::json(&exit).unwrap()).await.unwrap();
                 stream.send.send(Frame::end()).await.unwrap();
             }
+            StreamRequest::ExecResume(_) => {
+                let error = StreamError {
+                    class: ErrorClass::NotFound,
+                    message: "no exec outlives its stream here".into(),
+                };
+                let reply = Frame::json(&StreamReply::Error(error)).unwrap();
+                stream.send.send(reply).await.unwrap();
+            }
             StreamRequest::Resize { .. } => stream.send.send(ok).await.unwrap(),
             StreamRequest::Signal { id, signal } => {
                 stream.send.send(ok).await.unwrap();
@@ -466,6 +474,7 @@ impl FakeHost {
                 let frame = Frame {
                     kind,
                     time_ms: 1_700_000_000_000,
+                    position: None,
                     payload: bytes,
                 };
                 if wanted && stream.send.send(frame).await.is_err() {

@@ -238,6 +238,7 @@ impl Control {
             )));
         }
         let used = crate::core::sha256_hex(certificate_der);
+        let images = crate::observe::bounded_images(host, hello.images);
         self.host_change(host, |record| {
             if record.certificate_sha256 == used {
                 record.previous_certificate_sha256 = None;
@@ -245,7 +246,7 @@ impl Control {
             record.status.connected = true;
             record.status.last_seen = Some(now());
             record.status.facts = hello.facts.clone();
-            record.status.images.clone_from(&hello.images);
+            record.status.images.clone_from(&images);
         })
         .await?;
         let (send, outgoing) = mpsc::channel(OUTGOING_MAX);

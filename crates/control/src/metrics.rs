@@ -11,6 +11,8 @@ pub struct Metrics {
     pub placements_refused: u64,
     /// Status reports taken in.
     pub reports: u64,
+    /// Status reports of hosts on what is not placed on them, or of runs that nobody asked for.
+    pub reports_ignored: u64,
     /// Streams opened to hosts.
     pub streams: u64,
     /// Requests denied by authorisation or authentication.
@@ -22,6 +24,7 @@ pub(crate) struct Counters {
     pub(crate) starts: AtomicU64,
     pub(crate) placements_refused: AtomicU64,
     pub(crate) reports: AtomicU64,
+    pub(crate) reports_ignored: AtomicU64,
     pub(crate) streams: AtomicU64,
     pub(crate) denied: AtomicU64,
 }
@@ -37,6 +40,7 @@ impl Counters {
             starts: get(&self.starts),
             placements_refused: get(&self.placements_refused),
             reports: get(&self.reports),
+            reports_ignored: get(&self.reports_ignored),
             streams: get(&self.streams),
             denied: get(&self.denied),
         }

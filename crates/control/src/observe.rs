@@ -1,8 +1,9 @@
 //! Takes in what hosts report.
 //!
-//! A host can report only on what is placed on it. Reports are batched per host: while one commit is under way the
-//! next reports gather, of each workload only the newest. What the store refuses is kept and tried again: a host says
-//! everything once only.
+//! A host is not trusted. It can report only on what is placed on it, and only of runs that were asked for; everything
+//! else is counted and dropped before it is kept, so that what waits is bounded by what is placed on the host.
+//! Reports are batched per host: while one commit is under way the next reports gather, of each workload only the
+//! newest. What the store refuses is kept and tried again: a host says everything once only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ use crate::streams::Attaching;
 
 /// Reports of one host that wait to be committed.
 pub(crate) struct Reports {
+    control: Control,
+    host: HostId,
     waiting: Arc<Waiting>,
 }
 
@@ -40,6 +43,12 @@ struct Batch {
 /// Workloads changed in one transaction: below the store's limit of 64 changes.
 const BATCH_MAX: usize = 60;
 
+/// Images recorded of a host: their digests stay well below the store's limit of 1 MiB for an object.
+const IMAGES_MAX: usize = 10_000;
+
+/// Bytes of an error's text that are recorded: several screens.
+const ERROR_MAX: usize = 16 << 10;
+
 /// Pause before what the store refused is tried again: a full disk or a lost store does not mend faster.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,6 +57,11 @@ impl Reports {
     pub(crate) fn start(control: Control, host: HostId, ended: CancellationToken) -> Self {
         let waiting = Arc::new(Waiting::default());
         let task = Arc::clone(&waiting);
+        let reports = Self {
+            control: control.clone(),
+            host: host.clone(),
+            waiting,
+        };
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -65,21 +79,65 @@ impl Reports {
                 }
             }
         });
-        Self { waiting }
+        reports
     }
 
     /// Adds reports; newer ones replace older ones of the same workload.
     pub(crate) fn add(&self, reports: Vec<WorkloadReport>) {
-        let reports = reports.into_iter().map(|report| (report.id, report.status));
-        self.waiting.lock().reports.extend(reports);
+        let snapshot = self.control.snapshot();
+        let all = reports.len();
+        let credible: Vec<_> = reports
+            .into_iter()
+            .filter(|report| is_credible(&snapshot, &self.host, &report.id, report.status.as_ref()))
+            .map(|report| (report.id, report.status.map(bounded)))
+            .collect();
+        let ignored = all - credible.len();
+        if ignored > 0 {
+            tracing::debug!(host = %self.host, ignored, "reports on what is not placed on the host");
+            Counters::add(&self.control.inner.counters.reports_ignored, ignored as u64);
+        }
+        if credible.is_empty() {
+            return;
+        }
+        self.waiting.lock().reports.extend(credible);
         self.waiting.more.notify_one();
     }
 
     /// The images that are complete on the host.
     pub(crate) fn images(&self, images: BTreeSet<ImageId>) {
-        self.waiting.lock().images = Some(images);
+        self.waiting.lock().images = Some(bounded_images(&self.host, images));
         self.waiting.more.notify_one();
     }
+}
+
+/// Whether a host can know what it reports: the workload is placed on it, and the run was asked for.
+fn is_credible(
+    snapshot: &Snapshot,
+    host: &HostId,
+    id: &WorkloadId,
+    status: Option<&TaskStatus>,
+) -> bool {
+    snapshot.workload(id).is_some_and(|row| {
+        row.host.as_ref() == Some(host) && status.is_none_or(|status| status.run <= row.run)
+    })
+}
+
+/// A status whose text is no longer than what is recorded.
+fn bounded(mut status: TaskStatus) -> TaskStatus {
+    if status.error.len() > ERROR_MAX {
+        let end = status.error.floor_char_boundary(ERROR_MAX);
+        status.error.truncate(end);
+    }
+    status
+}
+
+/// No more images than what is recorded of a host.
+pub(crate) fn bounded_images(host: &HostId, mut images: BTreeSet<ImageId>) -> BTreeSet<ImageId> {
+    if images.len() > IMAGES_MAX {
+        tracing::warn!(%host, images = images.len(), "a host names more images than are recorded of one");
+        images = images.into_iter().take(IMAGES_MAX).collect();
+    }
+    images
 }
 
 impl Waiting {
@@ -170,12 +228,13 @@ fn transaction(
 ) -> Option<Transaction> {
     let mut tx = Transaction::new();
     for (id, status) in reports {
+        // Looked at again: it may have been waiting for long.
+        if !is_credible(snapshot, host, id, status.as_ref()) {
+            continue;
+        }
         let Some(row) = snapshot.workload(id) else {
             continue;
         };
-        if row.host.as_ref() != Some(host) {
-            continue;
-        }
         match status {
             None if row.desired == DesiredState::Removed => {
                 tx = tx.delete_unchanged(row.revision(), Key::Workload(id.clone()));

@@ -56,6 +56,11 @@ pub(crate) fn metrics(control: &Control, caller: &Caller) -> Result<String> {
             counters.reports,
         ),
         (
+            "plimsoll_host_reports_ignored_total",
+            "Status reports of hosts on what is not placed on them, or of runs that nobody asked for.",
+            counters.reports_ignored,
+        ),
+        (
             "plimsoll_host_streams_total",
             "Streams opened to hosts.",
             counters.streams,

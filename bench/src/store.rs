@@ -133,6 +133,7 @@ fn object(number: u64, run: u64) -> Result<Object> {
         run,
         host: None,
         placement: None,
+        gpus: Vec::new(),
         status: Default::default(),
         created_at: model::Timestamp(1_700_000_000_000),
     }))

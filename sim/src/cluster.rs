@@ -145,6 +145,7 @@ impl Cluster {
             zone: format!("zone{}", number % 3),
             labels: BTreeMap::new(),
             cordoned: false,
+            overcommit: model::host::Overcommit::default(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
             status: HostStatus::default(),

@@ -16,6 +16,7 @@ use crate::links::Hub;
 use crate::measures::Measures;
 use crate::metrics::{Counters, Metrics};
 use crate::pki::Authority;
+use crate::placing::Placing;
 use crate::wait::Waiters;
 
 /// What a control needs to know of its surroundings.
@@ -43,9 +44,7 @@ pub(crate) struct Inner {
     pub(crate) execs: Execs,
     pub(crate) attaching: crate::streams::Attaching,
     pub(crate) counters: Counters,
-    /// Held from reading the snapshot to the commit of a placement, so that two placements of this server never count
-    /// on the same room. Another server's placement is caught by the host.
-    pub(crate) placing: tokio::sync::Mutex<()>,
+    pub(crate) placing: Placing,
 }
 
 /// How often a change is decided again when somebody else was faster: each loser means a winner, so that far fewer are
@@ -83,7 +82,7 @@ impl Control {
                 execs: Execs::default(),
                 attaching: crate::streams::Attaching::default(),
                 counters: Counters::default(),
-                placing: tokio::sync::Mutex::new(()),
+                placing: Placing::default(),
             }),
         };
         control.mark_all_hosts_disconnected().await?;

@@ -131,6 +131,7 @@ impl Control {
             zone: request.zone.clone(),
             labels: request.labels.clone(),
             cordoned: false,
+            overcommit: model::host::Overcommit::default(),
             certificate_sha256: sha256_hex(&der),
             previous_certificate_sha256: None,
             status: HostStatus::default(),

@@ -26,6 +26,7 @@ mod metrics;
 mod names;
 mod observe;
 pub mod pki;
+mod placing;
 pub mod pools;
 pub mod principals;
 mod resume;

@@ -114,6 +114,7 @@ impl Control {
             zone: String::new(),
             labels: BTreeMap::new(),
             cordoned: false,
+            overcommit: model::host::Overcommit::default(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
             status: HostStatus::default(),
@@ -138,6 +139,7 @@ impl Control {
             boot_id: "boot".into(),
             address: "127.0.0.1".into(),
             runtimes: Vec::new(),
+            gpus: Vec::new(),
         };
         let images = self
             .snapshot()

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, DesiredState, HostId, HostPool, Image, ImageId, Name, PoolId, TaskStatus, Timestamp,
-    TokenId, WorkloadId, WorkloadSpec,
+    Capacity, CpuMillis, DesiredState, Gpu, GpuShare, HostId, HostPool, Image, ImageId,
+    MemoryBytes, Name, PoolId, TaskStatus, Timestamp, TokenId, WorkloadId, WorkloadSpec,
+    resources::host_reserve,
 };
 
 /// A machine that runs an agent.
@@ -26,6 +27,9 @@ pub struct Host {
     /// Whether nothing new is placed on it.
     #[serde(default)]
     pub cordoned: bool,
+    /// How far requests may go beyond what it has.
+    #[serde(default)]
+    pub overcommit: Overcommit,
     /// SHA-256 of its current client certificate (DER), hexadecimal.
     pub certificate_sha256: String,
     /// That of the certificate before, accepted until the new one is first used.
@@ -36,6 +40,43 @@ pub struct Host {
     pub status: HostStatus,
     /// When it joined.
     pub joined_at: Timestamp,
+}
+
+/// How far the requests placed on a host may go beyond what it has, in percent of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overcommit {
+    /// Of its CPU.
+    pub cpu_percent: u32,
+    /// Of its memory.
+    pub memory_percent: u32,
+}
+
+impl Default for Overcommit {
+    /// What there is, and no more.
+    fn default() -> Self {
+        Self {
+            cpu_percent: 100,
+            memory_percent: 100,
+        }
+    }
+}
+
+impl Host {
+    /// What requests placed on it may add up to: all it has less its reserve, times its overcommit.
+    #[must_use]
+    pub fn room(&self) -> Capacity {
+        let total = self.status.facts.capacity;
+        let usable = total.minus(host_reserve(total));
+        let scale = |amount: u64, percent: u32| {
+            let scaled = u128::from(amount) * u128::from(percent) / 100;
+            u64::try_from(scaled).unwrap_or(u64::MAX)
+        };
+        Capacity {
+            cpu: CpuMillis(scale(usable.cpu.0, self.overcommit.cpu_percent)),
+            memory: MemoryBytes(scale(usable.memory.0, self.overcommit.memory_percent)),
+        }
+    }
 }
 
 /// What a host last said of itself.
@@ -76,6 +117,9 @@ pub struct HostFacts {
     pub address: String,
     /// OCI runtimes that can be named.
     pub runtimes: Vec<String>,
+    /// Its GPUs, by number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
 }
 
 /// A one-time right to join. The token shown to the operator also carries the hash of the CA.
@@ -131,6 +175,9 @@ pub struct HostWorkload {
     pub desired: DesiredState,
     /// The run that is wanted.
     pub run: u64,
+    /// GPUs of the host that it has got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuShare>,
 }
 
 /// What a host reports of one workload.

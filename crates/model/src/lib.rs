@@ -16,6 +16,7 @@ pub mod host;
 pub mod id;
 pub mod image;
 pub mod object;
+pub mod placement;
 pub mod pool;
 pub mod principal;
 pub mod resources;
@@ -32,6 +33,7 @@ pub use id::{
 };
 pub use image::{Image, ImageConfig, ImageContent, ImageReference, Layer, Platform};
 pub use object::{Key, Kind, Object};
+pub use placement::{Gpu, GpuRequest, GpuShare, HostRule, PlacementSpec};
 pub use pool::{Pool, PoolPolicy};
 pub use principal::{AccessToken, Binding, Principal, Role};
 pub use resources::{Capacity, CpuMillis, MemoryBytes};

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Capacity, HostId, ImageId, Name, PoolId, Timestamp, WorkloadId};
+use crate::{
+    Capacity, GpuRequest, GpuShare, HostId, ImageId, Name, PlacementSpec, PoolId, Timestamp,
+    WorkloadId,
+};
 
 /// A workload: its specification, what is wanted of it, where it is, and what was last seen of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Workload {
     /// Why it is where it is, or why it is pending: the placement's report in one sentence.
     #[serde(default)]
     pub placement: Option<String>,
+    /// GPUs of its host that it has got, while it has a place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuShare>,
     /// Last observed state of its task.
     #[serde(default)]
     pub status: TaskStatus,
@@ -104,6 +110,9 @@ pub struct WorkloadSpec {
     /// Remove the workload when its task has ended for good.
     #[serde(default)]
     pub auto_remove: bool,
+    /// Which hosts it may be on, and which it would rather be on.
+    #[serde(default, skip_serializing_if = "PlacementSpec::is_empty")]
+    pub placement: PlacementSpec,
     /// Its task.
     pub task: TaskSpec,
 }
@@ -163,6 +172,9 @@ pub struct TaskSpec {
     /// Host devices handed in.
     #[serde(default)]
     pub devices: Vec<DeviceMapping>,
+    /// GPUs it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuRequest>,
     /// Kernel parameters of its namespaces.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,

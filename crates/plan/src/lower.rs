@@ -30,6 +30,7 @@ pub fn host_workload(
         image: image_for_host(image),
         desired: workload.desired,
         run: workload.run,
+        gpus: workload.gpus.clone(),
     }
 }
 

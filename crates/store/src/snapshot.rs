@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use model::{
     AccessToken, Division, Host, HostId, Image, ImageId, Installation, JoinToken, Key, Kind, Name,
     Object, Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
@@ -109,6 +110,19 @@ stored! {
     Division: Division,
 }
 
+/// What became of an object between two snapshots, by id: as it is now, or gone.
+fn changes<'a, K: Ord + Clone, T: Stored + 'a>(
+    old: &'a Table<K>,
+    new: &'a Table<K>,
+) -> impl Iterator<Item = (K, Option<Row<'a, T>>)> {
+    old.diff(new).map(|item| match item {
+        DiffItem::Add(id, now) | DiffItem::Update { new: (id, now), .. } => {
+            (id.clone(), Row::of(now))
+        }
+        DiffItem::Remove(id, _) => (id.clone(), None),
+    })
+}
+
 fn rows<'a, K: Ord, T: Stored + 'a>(table: &'a Table<K>) -> impl Iterator<Item = Row<'a, T>> {
     table.values().filter_map(Row::of)
 }
@@ -123,6 +137,24 @@ impl Snapshot {
     /// Every object, by kind and then id.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Versioned>> {
         self.tables.iter()
+    }
+
+    /// Hosts that are not as they were in an older snapshot, by id: as they are now, or gone. Costs what changed, not
+    /// what there is.
+    pub fn hosts_changed<'a>(
+        &'a self,
+        since: &'a Snapshot,
+    ) -> impl Iterator<Item = (HostId, Option<Row<'a, Host>>)> {
+        changes(&since.tables.hosts, &self.tables.hosts)
+    }
+
+    /// Workloads that are not as they were in an older snapshot, by id: as they are now, or gone. Costs what changed,
+    /// not what there is.
+    pub fn workloads_changed<'a>(
+        &'a self,
+        since: &'a Snapshot,
+    ) -> impl Iterator<Item = (WorkloadId, Option<Row<'a, Workload>>)> {
+        changes(&since.tables.workloads, &self.tables.workloads)
     }
 
     /// Who has a name that must be unique.

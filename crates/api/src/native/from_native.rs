@@ -81,6 +81,7 @@ pub(crate) fn spec(
         extra_hosts,
         restart: restart(spec.restart),
         auto_remove: spec.auto_remove,
+        placement: model::PlacementSpec::default(),
         task: task(spec.task, image)?,
     })
 }
@@ -137,6 +138,7 @@ fn task(task: native::TaskSpec, image: &Image) -> Result<TaskSpec> {
         resources: resources(task.resources),
         security: security(task.security),
         mounts,
+        gpus: None,
         devices: task
             .devices
             .into_iter()

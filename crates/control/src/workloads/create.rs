@@ -64,6 +64,7 @@ impl Control {
             run: 0,
             host: None,
             placement: None,
+            gpus: Vec::new(),
             status: TaskStatus::default(),
             created_at: now(),
         };

@@ -1,84 +1,69 @@
 //! From the snapshot to the values placement decides on.
 
+use std::collections::BTreeMap;
+
 use model::workload::NetworkMode;
-use model::{HostId, Workload};
-use plan::place::{Candidate, Wanted};
+use model::{HostId, PlacementPolicy, Pool, PoolId, Workload};
+use plan::place::Wanted;
 use store::{Row, Snapshot};
 
-use crate::error::{Error, ErrorKind, Result};
+/// What placement has to know of a workload beyond its record, by the snapshot.
+pub(crate) struct Circumstances {
+    architecture: String,
+    image_bytes: u64,
+    pinned: Option<HostId>,
+    policy: PlacementPolicy,
+    pool_hosts: Vec<BTreeMap<String, String>>,
+}
 
-/// The host of a workload: where it is already, since its files are there, else the best.
-pub(super) fn choose_host(
-    snapshot: &Snapshot,
-    workload: &Workload,
-    seed: u64,
-) -> Result<(HostId, String)> {
-    if let Some(host) = &workload.host
-        && snapshot.host(host).is_some()
-    {
-        let kept = workload
-            .placement
-            .clone()
-            .unwrap_or_else(|| "it was there before".into());
-        return Ok((host.clone(), kept));
+impl Circumstances {
+    pub(crate) fn of(snapshot: &Snapshot, workload: &Workload) -> Self {
+        let pools = ancestors(snapshot, &workload.pool);
+        let policy = pools.iter().find_map(|pool| pool.slice.placement);
+        let demands = pools.iter().map(|pool| &pool.slice.hosts);
+        let pool_hosts = demands
+            .filter(|labels| !labels.is_empty())
+            .cloned()
+            .collect();
+        let image = snapshot.image(&workload.pool, &workload.spec.task.image_id);
+        let layers = image.iter().flat_map(|image| &image.value().content.layers);
+        let pinned = match &workload.spec.network {
+            NetworkMode::Workload { id } => snapshot.workload(id).and_then(|it| it.host.clone()),
+            NetworkMode::Bridge | NetworkMode::None | NetworkMode::Host => None,
+        };
+        Self {
+            architecture: image.as_ref().map_or_else(String::new, |image| {
+                image.config.platform.architecture.clone()
+            }),
+            image_bytes: layers.map(|layer| layer.blob_bytes).sum(),
+            pinned,
+            policy: policy.unwrap_or_default(),
+            pool_hosts,
+        }
     }
-    let image = snapshot.image(&workload.pool, &workload.spec.task.image_id);
-    let image_bytes: u64 = image.as_ref().map_or(0, |image| {
-        image
-            .content
-            .layers
-            .iter()
-            .map(|layer| layer.blob_bytes)
-            .sum()
-    });
-    let hosts: Vec<Row<'_, model::Host>> = snapshot.hosts().collect();
-    let candidates: Vec<Candidate<'_>> = hosts
-        .iter()
-        .map(|host| {
-            let mut candidate = Candidate {
-                host: host.value(),
-                charged: model::Capacity::default(),
-                workloads: 0,
-                ports: std::collections::BTreeSet::new(),
-                missing_image_bytes: plan::place::missing_image_bytes(
-                    host.value(),
-                    &workload.spec.task.image_id,
-                    image_bytes,
-                ),
-            };
-            for other in snapshot
-                .workloads_on(&host.id)
-                .filter(|other| other.takes_room())
-            {
-                candidate.charged = candidate.charged.plus(other.spec.task.resources.charge());
-                candidate.workloads += 1;
-                let ports = other
-                    .spec
-                    .ports
-                    .iter()
-                    .filter_map(|p| Some((p.protocol, p.host_port?)));
-                candidate.ports.extend(ports);
-            }
-            candidate
-        })
-        .collect();
-    let pinned = match &workload.spec.network {
-        NetworkMode::Workload { id } => snapshot.workload(id).and_then(|other| other.host.clone()),
-        NetworkMode::Bridge | NetworkMode::None | NetworkMode::Host => None,
-    };
-    let architecture = image.as_ref().map_or("", |image| {
-        image.value().config.platform.architecture.as_str()
-    });
-    let wanted = Wanted {
-        spec: &workload.spec,
-        architecture,
-        pinned: pinned.as_ref(),
-        seed,
-    };
-    let placement = plan::place::place(wanted, &candidates);
-    let sentence = placement.sentence();
-    match placement.host {
-        Some(host) => Ok((host, sentence)),
-        None => Err(Error::new(ErrorKind::Exhausted, sentence)),
+
+    pub(crate) fn wanted<'a>(&'a self, workload: &'a Workload, seed: u64) -> Wanted<'a> {
+        Wanted {
+            id: Some(&workload.id),
+            pool: &workload.pool,
+            spec: &workload.spec,
+            architecture: &self.architecture,
+            image_bytes: self.image_bytes,
+            pinned: self.pinned.as_ref(),
+            policy: self.policy,
+            pool_hosts: &self.pool_hosts,
+            seed,
+        }
     }
+}
+
+/// Levels of pools that are looked at: far more than anybody nests, and a cycle would end.
+const DEPTH_MAX: usize = 64;
+
+/// A pool and those above it.
+fn ancestors<'a>(snapshot: &'a Snapshot, pool: &PoolId) -> Vec<Row<'a, Pool>> {
+    let above = |pool: &Row<'a, Pool>| snapshot.pool(pool.value().parent.as_ref()?);
+    std::iter::successors(snapshot.pool(pool), above)
+        .take(DEPTH_MAX)
+        .collect()
 }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use model::{DesiredState, Object, Phase, PoolId, WorkloadId};
+use model::{DesiredState, Object, Phase, PoolId, Workload, WorkloadId};
 use store::{Snapshot, Transaction};
 
 use super::create::admit;
 use super::find::live;
-use super::placing::choose_host;
 use super::{Changed, RemoveOptions};
 use crate::caller::{Action, Caller, Grant, Scope};
 use crate::core::{Control, Seen, random};
@@ -68,7 +67,7 @@ impl Control {
         }
     }
 
-    /// Places the workload if need be and asks for its next run; `None` if it runs already. One placement at a time.
+    /// Places the workload if need be and asks for its next run; `None` if it runs already.
     async fn commit_start(
         &self,
         grant: &Grant,
@@ -78,7 +77,6 @@ impl Control {
     ) -> Result<Option<u64>> {
         let seed = random()?;
         let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
-        let _one_at_a_time = self.inner.placing.lock().await;
         let started = self
             .change(grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
@@ -94,9 +92,7 @@ impl Control {
                 }
                 admit(snapshot, pool, &row.spec)?;
                 let mut changed = row.value().clone();
-                let (host, sentence) = choose_host(snapshot, row.value(), seed)?;
-                changed.host = Some(host);
-                changed.placement = Some(sentence);
+                self.find_place(snapshot, &mut changed, seed)?;
                 changed.desired = DesiredState::Running;
                 changed.run += 1;
                 let run = changed.run;
@@ -106,12 +102,35 @@ impl Control {
                 ))
             })
             .await;
-        if let Err(error) = &started
-            && error.kind == ErrorKind::Exhausted
-        {
-            Counters::add(&self.inner.counters.placements_refused, 1);
+        if let Err(error) = &started {
+            self.inner.placing.release(id);
+            if error.kind == ErrorKind::Exhausted {
+                Counters::add(&self.inner.counters.placements_refused, 1);
+            }
         }
         started
+    }
+
+    /// The host of a workload: where it is already, since its files are there, else the best, whose room is claimed.
+    fn find_place(&self, snapshot: &Snapshot, workload: &mut Workload, seed: u64) -> Result<()> {
+        let there = workload.host.clone();
+        if let Some(host) = there.filter(|host| snapshot.host(host).is_some()) {
+            let claimed = self.inner.placing.claim_again(snapshot, workload, &host);
+            workload.gpus = claimed.map_err(|why| Error::new(ErrorKind::Exhausted, why))?;
+            workload
+                .placement
+                .get_or_insert_with(|| "it was there before".into());
+            return Ok(());
+        }
+        let placement = self.inner.placing.claim(snapshot, workload, seed);
+        let sentence = placement.sentence();
+        let Some(host) = placement.host else {
+            return Err(Error::new(ErrorKind::Exhausted, sentence));
+        };
+        workload.host = Some(host);
+        workload.gpus = placement.gpus;
+        workload.placement = Some(sentence);
+        Ok(())
     }
 
     async fn wait_started(&self, id: &WorkloadId, run: u64) -> Result<()> {

@@ -28,6 +28,7 @@ pub(crate) fn facts(address: &str, runtimes: &[(&str, &Path)]) -> HostFacts {
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
         address: address.to_owned(),
         runtimes: present.map(|(name, _)| (*name).to_owned()).collect(),
+        gpus: Vec::new(),
     }
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn workload(number: u64, in_pool: u64, called: &str, on: Option<u64>)
         run: 0,
         host: on.map(host_id),
         placement: None,
+        gpus: Vec::new(),
         status: Default::default(),
         created_at: Timestamp(0),
     }

@@ -1,5 +1,8 @@
 //! Compare-and-swap, atomicity, read-your-writes, names, limits, closing.
 
+use std::collections::BTreeMap;
+
+use model::{Key, Object};
 use store::{
     Change, CommitError, Expect, HistoryLimits, MAX_OBJECT_BYTES, MAX_OPERATIONS, NameKey,
     Revision, Transaction, WatchError,
@@ -20,6 +23,7 @@ contract! {
     names_are_unique_where_they_must_be,
     names_can_be_swapped_and_taken_over_in_one_transaction,
     indexes_follow_changes,
+    differences_of_snapshots_are_what_changed,
     what_is_too_large_is_refused,
     a_key_is_changed_once_per_transaction,
     big_objects_are_kept_whole,
@@ -28,6 +32,36 @@ contract! {
 
 fn kept() -> HistoryLimits {
     HistoryLimits::default()
+}
+
+async fn differences_of_snapshots_are_what_changed<F: Future<Output = Fresh>>(
+    open: impl Fn(HistoryLimits) -> F,
+) {
+    let store = open(kept()).await;
+    for number in 0..40 {
+        let called = format!("w{number}");
+        let tx = Transaction::new().put(Object::Workload(workload(number, 1, &called, None)));
+        store.commit(tx).await.unwrap();
+    }
+    let before = store.snapshot();
+    let tx = Transaction::new()
+        .put(Object::Workload(workload(7, 1, "renamed", None)))
+        .put(Object::Workload(workload(99, 1, "new", None)))
+        .delete(Key::Workload(workload_id(13)));
+    store.commit(tx).await.unwrap();
+    let now = store.snapshot();
+    let found: BTreeMap<_, _> = now
+        .workloads_changed(&before)
+        .map(|(id, row)| (id, row.map(|row| row.name.to_string())))
+        .collect();
+    let expected = BTreeMap::from([
+        (workload_id(7), Some("renamed".to_owned())),
+        (workload_id(99), Some("new".to_owned())),
+        (workload_id(13), None),
+    ]);
+    assert_eq!(found, expected);
+    assert_eq!(now.hosts_changed(&before).count(), 0);
+    assert_eq!(now.workloads_changed(&now).count(), 0);
 }
 
 async fn starts_empty<F: Future<Output = Fresh>>(open: impl Fn(HistoryLimits) -> F) {

@@ -129,6 +129,7 @@ impl ContainerDraft {
             extra_hosts: host.extra_hosts,
             restart: host.restart,
             auto_remove: host.auto_remove,
+            placement: model::PlacementSpec::default(),
             task: TaskSpec {
                 image: self.image,
                 image_id: resolved.image.clone(),
@@ -148,6 +149,7 @@ impl ContainerDraft {
                 security: host.security,
                 mounts: host.mounts.merge(&config.volumes)?,
                 devices: host.resources.devices,
+                gpus: None,
                 sysctls: host.sysctls,
                 ulimits: host.resources.ulimits,
                 shm_bytes: host.shm_bytes,

@@ -6,10 +6,14 @@
 mod demo;
 mod engines;
 mod memory;
+mod openb;
 mod parallel;
+mod place;
 mod report;
 mod run;
 mod store;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -27,6 +31,15 @@ struct Options {
     /// Repetitions, where a benchmark repeats.
     #[arg(long)]
     rounds: Option<u32>,
+    /// Hosts of `openb`: a CSV file of the published form.
+    #[arg(long)]
+    hosts: Option<PathBuf>,
+    /// Pods of `openb`: a CSV file of the published form.
+    #[arg(long)]
+    pods: Option<PathBuf>,
+    /// Seeds of `openb`.
+    #[arg(long)]
+    seeds: Option<u32>,
 }
 
 /// One benchmark.
@@ -56,6 +69,16 @@ const BENCHES: &[Bench] = &[
         name: "demo",
         what: "from nothing to running containers, after the build",
         run: demo::run,
+    },
+    Bench {
+        name: "place",
+        what: "placements per second on 5,000 hosts, and 2,000,000 workloads on 6,100",
+        run: place::run,
+    },
+    Bench {
+        name: "openb",
+        what: "GPUs given out when pods of a trace are packed (--hosts, --pods, --seeds)",
+        run: openb::run,
     },
     Bench {
         name: "store",

@@ -10,7 +10,9 @@
 //! versioned and migrate forward on read ([`stored`]).
 
 pub mod amount;
+pub mod capability;
 pub mod claim;
+pub mod cpuset;
 pub mod division;
 pub mod host;
 pub mod id;
@@ -22,10 +24,12 @@ pub mod principal;
 pub mod resources;
 pub mod slice;
 pub mod stored;
+pub mod user;
 pub mod workload;
 
 pub use amount::{Amount, InvalidAmount, Percent, Ratio, Resource};
 pub use claim::{Charge, Claim, QuotaKey};
+pub use cpuset::CpuSet;
 pub use division::{Division, HostPool, PoolUsage};
 pub use host::{Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
 pub use id::{

@@ -6,74 +6,12 @@
 use std::path::Path;
 
 use model::HostWorkload;
+use model::capability;
 use model::workload::{NetworkMode, Seccomp, TaskSpec, Ulimit};
 use serde_json::{Value, json};
 
 use super::mounts;
 use super::seccomp::{self, ProfileError, Target};
-
-/// Docker's default set.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
-/// All that Linux has, in the order of their names.
-pub const ALL_CAPABILITIES: [&str; 41] = [
-    "CAP_AUDIT_CONTROL",
-    "CAP_AUDIT_READ",
-    "CAP_AUDIT_WRITE",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_KILL",
-    "CAP_LEASE",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MKNOD",
-    "CAP_NET_ADMIN",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_RAW",
-    "CAP_PERFMON",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYSLOG",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_NICE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_WAKE_ALARM",
-];
 
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
@@ -223,7 +161,7 @@ pub fn exec_process(
         ..task.clone()
     };
     let capabilities = if request.privileged {
-        ALL_CAPABILITIES
+        capability::ALL
             .iter()
             .map(|name| (*name).to_owned())
             .collect()
@@ -302,7 +240,7 @@ fn rlimit(limit: &Ulimit) -> Result<Value, SpecError> {
 
 /// The bounding set: default, plus added, minus dropped; `ALL` in Docker's sense.
 pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
-    let all = || ALL_CAPABILITIES.iter().map(|name| (*name).to_owned());
+    let all = || capability::ALL.iter().map(|name| (*name).to_owned());
     if task.security.privileged {
         return Ok(all().collect());
     }
@@ -315,9 +253,7 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
                 } else {
                     format!("CAP_{upper}")
                 };
-                if upper == "ALL"
-                    || upper == "CAP_ALL"
-                    || ALL_CAPABILITIES.contains(&upper.as_str())
+                if upper == "ALL" || upper == "CAP_ALL" || capability::ALL.contains(&upper.as_str())
                 {
                     Ok(upper.replace("CAP_ALL", "ALL"))
                 } else {
@@ -338,7 +274,7 @@ pub(super) fn capabilities(task: &TaskSpec) -> Result<Vec<String>, SpecError> {
         let base = if has(&add, "ALL") {
             true
         } else {
-            !has(&drop, "ALL") && DEFAULT_CAPABILITIES.contains(&name.as_str())
+            !has(&drop, "ALL") && capability::DEFAULT.contains(&name.as_str())
         };
         base || has(&add, name)
     });

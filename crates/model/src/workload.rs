@@ -181,7 +181,7 @@ pub struct TaskSpec {
     /// Process limits.
     #[serde(default)]
     pub ulimits: Vec<Ulimit>,
-    /// Size of `/dev/shm` in bytes; `None`: 64 MiB.
+    /// Size of `/dev/shm` in bytes; `None`: [`MEMORY_FILES_BYTES`].
     #[serde(default)]
     pub shm_bytes: Option<u64>,
     /// How its output is kept.
@@ -196,6 +196,28 @@ pub struct TaskSpec {
     /// Ports the image or user says it listens on, `80/tcp`.
     #[serde(default)]
     pub exposed_ports: BTreeSet<String>,
+}
+
+/// Size of a memory file system for which nothing else was said, in bytes (Docker's size of `/dev/shm`).
+pub const MEMORY_FILES_BYTES: u64 = 64 << 20;
+
+impl TaskSpec {
+    /// Size of `/dev/shm` in bytes.
+    #[must_use]
+    pub fn shm_size(&self) -> u64 {
+        self.shm_bytes.unwrap_or(MEMORY_FILES_BYTES)
+    }
+
+    /// Size in bytes of a tmpfs that was given `size`; `None`: bounded by nothing but the memory limit, which its pages
+    /// count against. Without a limit they would be bounded by nothing, and have [`MEMORY_FILES_BYTES`].
+    #[must_use]
+    pub fn tmpfs_size(&self, size: Option<u64>) -> Option<u64> {
+        match (size, self.resources.memory_limit) {
+            (Some(size), _) => Some(size),
+            (None, Some(_)) => None,
+            (None, None) => Some(MEMORY_FILES_BYTES),
+        }
+    }
 }
 
 /// How a workload is attached to the network.
@@ -440,7 +462,7 @@ pub enum MountSource {
     },
     /// Memory.
     Tmpfs {
-        /// Size in bytes.
+        /// Size in bytes; `None`: see [`TaskSpec::tmpfs_size`].
         #[serde(default)]
         size_bytes: Option<u64>,
         /// Permission bits.

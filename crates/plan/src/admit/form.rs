@@ -1,11 +1,14 @@
 //! The form of texts and lists: what is run, names, addresses, ports.
 
-use model::WorkloadSpec;
+use model::{WorkloadSpec, user};
 
 use super::{Refusal, invalid, is_clean_absolute};
 
 /// Most of any list in a specification: bounds the size of what is stored and sent.
 const LIST_MAX: usize = 4096;
+
+/// Longest argument or variable in bytes, its end included (`MAX_ARG_STRLEN` of Linux).
+const TEXT_MAX_BYTES: usize = 128 << 10;
 
 /// Most published ports of one workload.
 const PORTS_MAX: usize = 1024;
@@ -40,6 +43,14 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), Refusal> {
         }
         if list.iter().any(|item| item.contains('\0')) {
             return Err(invalid(field, "must not contain NUL bytes"));
+        }
+        if list.iter().any(|item| item.len() >= TEXT_MAX_BYTES) {
+            return Err(invalid(
+                field,
+                format!(
+                    "has an entry of {TEXT_MAX_BYTES} bytes or more, which no program can be given"
+                ),
+            ));
         }
     }
     for (field, list) in [
@@ -96,6 +107,10 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), Refusal> {
             "labels, ports or extra_hosts",
             "has too many entries",
         ));
+    }
+    user::check_user(&task.user).map_err(|reason| invalid("user", reason))?;
+    for group in &task.groups {
+        user::check_group(group).map_err(|reason| invalid("groups", reason))?;
     }
     if !task.working_dir.is_empty() && !is_clean_absolute(&task.working_dir) {
         return Err(invalid("working_dir", "must be an absolute path"));

@@ -59,6 +59,19 @@ pub(super) fn check(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refu
                 format!("unknown limit \"{}\"", shown(&limit.name)),
             ));
         }
+        if limit.soft < -1 || limit.hard < -1 {
+            return Err(invalid(
+                "ulimits",
+                format!("{}: must be -1 (no limit) or more", limit.name),
+            ));
+        }
+        let files = limit.soft.max(limit.hard);
+        if limit.name == "nofile" && (limit.hard == -1 || files > NOFILE_MAX) {
+            return Err(invalid(
+                "ulimits",
+                format!("nofile: must be a number up to {NOFILE_MAX}, Linux allows no more"),
+            ));
+        }
         if limit.hard != -1 && (limit.soft > limit.hard || limit.soft == -1) {
             return Err(invalid(
                 "ulimits",
@@ -68,6 +81,10 @@ pub(super) fn check(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refu
     }
     Ok(())
 }
+
+/// Most open files any host can allow (the highest `fs.nr_open` of Linux on 64 bits); hosts commonly allow less, which
+/// they say when the task starts.
+const NOFILE_MAX: i64 = 2_147_483_584;
 
 /// Names of process limits, without `RLIMIT_` (getrlimit(2)).
 const ULIMITS: [&str; 16] = [

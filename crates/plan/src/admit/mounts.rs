@@ -5,17 +5,31 @@ use model::{PoolPolicy, WorkloadSpec};
 
 use super::{Refusal, forbidden, invalid, is_clean_absolute, shown};
 
+/// Files of `/proc` that may be replaced: they tell a task how large its machine is (lxcfs does so).
+const PROC_FILES: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/net/dev",
+];
+
 /// Checks mounts.
 pub(super) fn check(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refusal> {
     let mut targets = std::collections::BTreeSet::new();
     for mount in &spec.task.mounts {
         let target = mount.target.trim_end_matches('/');
-        if !is_clean_absolute(&mount.target) || target.is_empty() {
+        if !is_clean_absolute(target) || target.contains("//") {
             return Err(invalid(
                 "mounts.target",
-                "must be an absolute path other than /, without . and ..",
+                "must be an absolute path other than /, without //, . and ..",
             ));
         }
+        check_target(target, &mount.source)?;
         if !targets.insert(target) {
             return Err(invalid("mounts.target", format!("{target} is given twice")));
         }
@@ -40,6 +54,29 @@ pub(super) fn check(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refu
         }
     }
     Ok(())
+}
+
+/// Where a task cannot do without the kernel's own file systems, or nothing can be created to mount on.
+fn check_target(target: &str, source: &MountSource) -> Result<(), Refusal> {
+    let below = |root: &str| {
+        target
+            .strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let of_host = match source {
+        MountSource::HostPath { .. } => true,
+        MountSource::Volume { .. } | MountSource::Tmpfs { .. } => false,
+    };
+    let reason = if below("/proc") && !(of_host && PROC_FILES.contains(&target)) {
+        "nothing can be mounted on or below /proc"
+    } else if below("/sys") && !of_host {
+        "only a path of the host can be mounted on or below /sys"
+    } else if matches!(target, "/dev" | "/dev/pts") && !of_host {
+        "the task's devices are there; mount below /dev, for example on /dev/shm"
+    } else {
+        return Ok(());
+    };
+    Err(invalid("mounts.target", format!("{target}: {reason}")))
 }
 
 fn is_tmpfs_option(option: &str) -> bool {

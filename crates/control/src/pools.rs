@@ -1,6 +1,6 @@
 //! Verbs on pools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Capacity, DesiredState, Name, Object, Pool, PoolId, PoolPolicy};
 use store::{Snapshot, Transaction};
@@ -65,6 +65,8 @@ pub struct PoolCapacity {
     pub cpus: u32,
     /// Capacity of the ready ones less their reserve.
     pub capacity: Capacity,
+    /// How cgroups are mounted on the ready ones: `v1`, `hybrid`, `v2`.
+    pub cgroups: BTreeSet<String>,
 }
 
 /// Credentials for a pool's TLS endpoint. The key is shown once and not kept.
@@ -268,6 +270,7 @@ impl Control {
                 let total = host.status.facts.capacity;
                 sum.ready += 1;
                 sum.cpus += host.status.facts.cpus;
+                sum.cgroups.insert(host.status.facts.cgroup.clone());
                 sum.capacity = sum
                     .capacity
                     .plus(total.minus(model::resources::host_reserve(total)));

@@ -1,5 +1,7 @@
 //! The system as a pool sees it.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, header};
@@ -95,15 +97,20 @@ pub(super) fn info(call: &Call) -> Result<Response> {
     let usage = call.control.pool_usage(&call.caller, &call.pool)?;
     let capacity = call.control.pool_capacity(&call.caller, &call.pool)?;
     let now = jiff::Timestamp::now();
-    let warnings: Vec<String> = if capacity.ready == capacity.hosts {
-        Vec::new()
-    } else {
-        vec![format!(
+    let mut warnings = Vec::new();
+    if capacity.ready != capacity.hosts {
+        warnings.push(format!(
             "WARNING: {} of {} hosts cannot be used now",
             capacity.hosts - capacity.ready,
             capacity.hosts
-        )]
-    };
+        ));
+    }
+    if cgroup_versions(&capacity.cgroups).len() > 1 {
+        warnings.push(
+            "WARNING: some hosts have cgroup v1, others v2; the version of the former is shown"
+                .to_owned(),
+        );
+    }
     Ok(reply_info(
         &pool,
         &usage,
@@ -181,7 +188,7 @@ fn reply_info(
         "DefaultAddressPools": [],
         "Warnings": warnings,
     });
-    for part in [features(now), rest] {
+    for part in [features(now), cgroups(&capacity.cgroups), rest] {
         if let (Value::Object(info), Value::Object(part)) = (&mut info, part) {
             info.extend(part);
         }
@@ -220,10 +227,21 @@ fn features(now: &str) -> Value {
         "NGoroutines": 0,
         "SystemTime": now,
         "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": "2",
         "NEventsListener": 0,
     })
+}
+
+/// Docker's versions of what hosts say (`v1`, `hybrid`, `v2`): a hybrid host has its controllers on v1.
+fn cgroup_versions(hosts: &BTreeSet<String>) -> BTreeSet<&'static str> {
+    let version = |host: &String| if host == "v2" { "2" } else { "1" };
+    hosts.iter().map(version).collect()
+}
+
+/// The version that the pool's hosts have in common, or the older one; without a host nobody knows, and the common one
+/// is shown.
+fn cgroups(hosts: &BTreeSet<String>) -> Value {
+    let version = cgroup_versions(hosts).first().copied().unwrap_or("2");
+    json!({ "CgroupDriver": "cgroupfs", "CgroupVersion": version })
 }
 
 /// `GET /system/df`: images and containers; writable layers and volumes are not measured.
@@ -268,4 +286,25 @@ pub(super) fn disk_usage(call: &Call) -> Result<Response> {
         "Volumes": [],
         "BuildCache": [],
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_version_is_that_of_the_hosts_controllers() {
+        let version = |hosts: &[&str]| {
+            let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+            cgroups(&hosts)["CgroupVersion"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(version(&["v2"]), "2");
+        assert_eq!(version(&["hybrid"]), "1");
+        assert_eq!(version(&["v1"]), "1");
+        assert_eq!(version(&["v2", "hybrid"]), "1");
+        assert_eq!(version(&[]), "2");
+    }
 }

@@ -145,8 +145,9 @@ async fn the_agent_may_be_killed_at_any_time() {
         (started.status.pid, Phase::Running)
     );
     assert_eq!(seen[0].namespace_pid, started.namespace_pid);
-    assert!(started.status.started_at.is_some());
-    assert_eq!(seen[0].status.started_at, started.status.started_at);
+    let began = started.status.started_at;
+    assert!(began.is_some());
+    assert_eq!(seen[0].status.started_at, began);
     // Preparing or starting again changes nothing.
     assert_eq!(host.start(&plan).await.status.pid, started.status.pid);
     let mut events = host.runtime.events();
@@ -167,6 +168,7 @@ async fn the_agent_may_be_killed_at_any_time() {
         (seen[0].status.phase, seen[0].status.exit_code),
         (Phase::Exited, 6)
     );
+    assert_eq!(seen[0].status.started_at, began);
     assert_eq!(host.logs(id).await, "one\ntwo later\n");
     assert_eq!(
         host.runtime.prepare(&plan).await.unwrap_err().class,
@@ -229,6 +231,10 @@ async fn damaged_state_is_set_aside_and_rebuilt_from_what_runs() {
         assert_eq!(
             (seen[0].status.pid, seen[0].status.phase),
             (started.status.pid, Phase::Running)
+        );
+        assert_eq!(
+            seen[0].status.started_at, started.status.started_at,
+            "{file}"
         );
     }
     assert!(run.join("plan.json.corrupt").exists());
@@ -322,6 +328,13 @@ async fn a_killed_supervisor_ends_its_task_and_that_is_said() {
     let task = ended(&mut events, &id).await;
     assert_eq!(task.status.exit_code, 137);
     assert!(task.status.error.contains("supervisor"), "{task:?}");
+    assert!(started.status.started_at.is_some());
+    assert_eq!(task.status.started_at, started.status.started_at);
+    // An agent that comes later knows it as well.
+    let mut host = host;
+    host.reopen();
+    let seen = host.runtime.observe().await.unwrap();
+    assert_eq!(seen[0].status.started_at, started.status.started_at);
     host.runtime.remove(&id).await.unwrap();
 }
 
@@ -677,11 +690,103 @@ async fn a_failed_start_leaves_nothing_and_says_why() {
         assert_eq!(error.class, ErrorClass::Invalid);
         host.runtime.remove(&plan.workload.id).await.unwrap();
     }
-    let plan = host.plan(&["true"], |w| {
-        w["spec"]["task"]["resources"]["cpuset_cpus"] = json!("77")
+    for name in ["cpuset_cpus", "cpuset_mems"] {
+        let plan = host.plan(&["true"], |w| {
+            w["spec"]["task"]["resources"][name] = json!("0,77");
+        });
+        let error = host.runtime.prepare(&plan).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Invalid);
+        assert!(error.message.contains("77 is wanted"), "{error}");
+        assert!(!error.message.contains('/'), "{error}");
+        host.runtime.remove(&plan.workload.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_tells_no_place_of_the_host() {
+    let host = Host::new();
+    let data = host.dir.path().to_str().unwrap().to_owned();
+    for runtime in [None, Some("runc")] {
+        // Admission refuses these; the runtime is to be silent about its folders whatever comes.
+        for target in ["/proc/nowhere", "/etc/hosts/below", "/sys/x"] {
+            let plan = host.plan(&["true"], |w| {
+                w["spec"]["task"]["mounts"] =
+                    json!([{"target": target, "source": {"type": "tmpfs"}}]);
+                w["spec"]["task"]["runtime"] = json!(runtime);
+            });
+            host.runtime.prepare(&plan).await.unwrap();
+            let error = host.runtime.start(&plan).await.unwrap_err();
+            for secret in [data.as_str(), "/sys/fs/cgroup/", "plimsoll/"] {
+                assert!(!error.message.contains(secret), "{target}: {error}");
+            }
+            host.runtime.remove(&plan.workload.id).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_spared_when_memory_runs_out_only_where_the_host_may_say_so() {
+    let host = Host::new();
+    // The kernel's answer for this very process; it needs CAP_SYS_RESOURCE on the host.
+    let own = "/proc/thread-self/oom_score_adj";
+    let before = std::fs::read_to_string(own).unwrap();
+    let allowed = std::fs::write(own, "-1000").is_ok();
+    std::fs::write(own, before.trim()).unwrap();
+    let plan = host.plan(&["cat", "/proc/self/oom_score_adj"], |w| {
+        w["spec"]["task"]["resources"] = json!({"oom_score_adj": -1000});
     });
-    assert!(host.runtime.prepare(&plan).await.is_err());
-    host.runtime.remove(&plan.workload.id).await.unwrap();
+    let id = &plan.workload.id;
+    if allowed {
+        let mut events = host.runtime.events();
+        host.start(&plan).await;
+        assert_eq!(ended(&mut events, id).await.status.exit_code, 0);
+        assert_eq!(host.logs(id).await, "-1000\n");
+    } else {
+        host.runtime.prepare(&plan).await.unwrap();
+        let error = host.runtime.start(&plan).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Invalid);
+        assert!(error.message.contains("oom_score_adj -1000"), "{error}");
+    }
+    host.runtime.remove(id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_and_the_highest_admitted_values_can_be_started() {
+    let host = Host::new();
+    for (change, init, tty) in [
+        (json!({"pids_limit": 4}), false, false),
+        (json!({"pids_limit": 4}), true, false),
+        (json!({"pids_limit": 4}), false, true),
+        (json!({"pids_limit": 4 << 20}), false, false),
+        (json!({"oom_score_adj": 1000}), false, false),
+        (json!({"cpu_limit_millis": 10}), false, false),
+        (json!({"cpu_limit_millis": 8_192_000}), false, false),
+        (
+            json!({"cpu_period_us": 1000, "cpu_quota_us": 1000}),
+            false,
+            false,
+        ),
+        (
+            json!({"cpu_period_us": 1_000_000, "cpu_quota_us": 8_192_000_000_u64}),
+            false,
+            false,
+        ),
+        (json!({"cpu_shares": 2}), false, false),
+        (json!({"cpu_shares": 262_144}), false, false),
+        (json!({"memory_limit": 6 << 20}), false, false),
+        (json!({"memory_limit": i64::MAX}), false, false),
+    ] {
+        let plan = host.plan(&["true"], |w| {
+            w["spec"]["task"]["resources"] = change.clone();
+            w["spec"]["task"]["init"] = json!(init);
+            w["spec"]["task"]["tty"] = json!(tty);
+        });
+        let mut events = host.runtime.events();
+        host.start(&plan).await;
+        let code = ended(&mut events, &plan.workload.id).await.status.exit_code;
+        assert_eq!(code, 0, "{change} init {init} tty {tty}");
+        host.runtime.remove(&plan.workload.id).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -221,6 +221,8 @@ pub enum FailureKind {
     NotExecutable,
     /// User or group unknown.
     User,
+    /// A value that this host's kernel does not allow.
+    Value,
     /// The task to join is not there or not running.
     NoTask,
     /// Anything else.
@@ -265,6 +267,9 @@ pub enum Event {
     Started {
         /// Its first process, as the host counts.
         task: ProcessId,
+        /// When it was started, nanoseconds since 1970; 0 from a shim that did not tell yet.
+        #[serde(default)]
+        started_ns: u64,
     },
     /// The log has grown to this offset.
     LogGrew {
@@ -290,6 +295,9 @@ pub enum Phase {
     Running {
         /// Its first process.
         task: ProcessId,
+        /// When it was started, nanoseconds since 1970; 0 from a shim that did not tell yet.
+        #[serde(default)]
+        started_ns: u64,
     },
     /// The task could not be started.
     Failed {

@@ -248,7 +248,13 @@ fn the_shim_survives_its_driver_and_knows_the_exit_afterwards() {
         Event::Hello { phase, .. } => Some(phase.clone()),
         _ => None,
     });
-    assert_eq!(phase, Phase::Running { task });
+    let started_ns = match phase {
+        Phase::Running {
+            task: told,
+            started_ns,
+        } if told == task => started_ns,
+        other => panic!("{other:?} is not a running {task:?}"),
+    };
     shim.client.input(b"later\n");
     shim.client.send(Request::CloseStdin);
     // Gone again before the end.
@@ -258,6 +264,7 @@ fn the_shim_survives_its_driver_and_knows_the_exit_afterwards() {
     let Content::Whole(exit) = read::<ExitRecord>(&dir.join("exit.json")).unwrap() else {
         panic!("no exit record");
     };
+    assert_eq!(exit.started_ns, started_ns);
     assert_eq!(exit.code, 9);
     assert_eq!(shim.output(), "one\ntwo later\n");
 }

@@ -85,3 +85,35 @@ fn quota(groups: &str) -> Option<f64> {
     }
     None
 }
+
+#[test]
+fn values_no_host_can_set_are_refused_in_words_before_anything_starts() {
+    let cluster = Cluster::shared();
+    let pool = cluster.pool("values");
+    for (option, words) in [
+        ("--cpuset-cpus=3-1", "CpusetCpus"),
+        ("--cpus=0.001", "0.01"),
+        ("--pids-limit=1", "at least 4"),
+        ("--ulimit=nofile=2147483648", "2147483584"),
+        ("--tmpfs=/proc", "/proc"),
+        ("--tmpfs=/dev", "mount below /dev"),
+        ("--user=0:0:0", "user:group"),
+        ("--user=4294967296", "between 0 and 2147483647"),
+        ("--shm-size=2g", "memory limit"),
+    ] {
+        let done = pool.docker(&["create", option, "busybox", "true"]).finish();
+        assert_eq!(done.code, Some(1), "{done:?}");
+        assert!(done.stderr.contains(words), "{done:?}");
+    }
+    assert_eq!(pool.docker(&["ps", "-aq"]).ok(), "");
+    // Only the host can know this; it tells nothing of itself.
+    let done = pool
+        .docker(&["run", "--name", "far", "--cpuset-cpus=0,4000", "busybox"])
+        .finish();
+    assert_eq!(done.code, Some(125), "{done:?}");
+    assert!(done.stderr.contains("4000 is wanted"), "{done:?}");
+    for secret in ["/sys/fs", "plimsoll/", cluster.data().to_str().unwrap()] {
+        assert!(!done.stderr.contains(secret), "{done:?}");
+    }
+    pool.docker(&["rm", "far"]).ok();
+}

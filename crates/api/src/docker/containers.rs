@@ -64,15 +64,12 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
         )));
     }
     let network = match &draft.network {
-        // 404 would make the client pull the image again.
-        NetworkWish::Container(name) => Some(
-            find(&call, name)
-                .map_err(|failure| Failure::invalid(failure.message))?
-                .id
-                .clone(),
-        ),
+        NetworkWish::Container(name) => Some(find(&call, name)?.id.clone()),
         NetworkWish::Bridge | NetworkWish::None | NetworkWish::Host => None,
     };
+    for join in &draft.joins {
+        find(&call, &join.container)?;
+    }
     let spec = draft.lower(&Resolved {
         image: &image.id,
         config: &image.config,

@@ -10,6 +10,7 @@ use wire::link::{Frame, FrameKind};
 use super::containers::{running, subject};
 use super::detach::DetachKeys;
 use super::failure::{Failure, Result};
+use super::from_docker::create::user;
 use super::hijack::{Session, respond};
 use super::reply;
 use super::request::Call;
@@ -28,7 +29,7 @@ pub(super) fn decode_create(body: &[u8]) -> Result<ExecCreate> {
         args: fields.words("Cmd")?.unwrap_or_default(),
         env: fields.texts("Env")?,
         working_dir: fields.text("WorkingDir")?,
-        user: fields.text("User")?,
+        user: user(&mut fields)?,
         tty: fields.bool("Tty")?,
         stdin: fields.bool("AttachStdin")?,
         stdout: fields.bool("AttachStdout")?,

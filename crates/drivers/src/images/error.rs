@@ -9,7 +9,7 @@ use model::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum ImagesError {
     /// A system call on the store failed.
-    #[error("cannot {operation} {subject}: {source}")]
+    #[error("cannot {operation} {}: {source}", outward(subject))]
     Io {
         /// What was tried, for example `write`.
         operation: &'static str,
@@ -20,7 +20,8 @@ pub enum ImagesError {
     },
     /// The disk of the image store is full.
     #[error(
-        "no space left on the disk of the image store while trying to {operation} {subject}; remove images or enlarge the disk"
+        "no space left on the disk of the image store while trying to {operation} {}; remove images or enlarge the disk",
+        outward(subject)
     )]
     DiskFull {
         /// What was tried.
@@ -131,6 +132,7 @@ pub enum ImagesError {
     Cancelled,
     /// The store's folder is used by another process.
     #[error("the image store {} is used by another process", .0.display())]
+    // Said at the agent's start only.
     Locked(PathBuf),
 }
 
@@ -149,14 +151,15 @@ impl ImagesError {
                 None => Self::Archive("unknown read error".to_owned()),
             };
         }
+        let subject = subject.into();
+        if subject.starts_with('/') {
+            tracing::debug!(operation, %subject, error = %source, "a file of the image store");
+        }
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull {
-                operation,
-                subject: subject.into(),
-            },
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull { operation, subject },
             _ => Self::Io {
                 operation,
-                subject: subject.into(),
+                subject,
                 source,
             },
         }
@@ -191,6 +194,14 @@ impl ImagesError {
             | Self::Cancelled
             | Self::Locked(_) => false,
         }
+    }
+}
+
+/// What users read of a subject: of a path of this host its last part only.
+fn outward(subject: &str) -> &str {
+    match subject.strip_prefix('/') {
+        Some(path) => path.rsplit('/').next().unwrap_or(path),
+        None => subject,
     }
 }
 

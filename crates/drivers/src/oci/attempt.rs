@@ -17,7 +17,7 @@ use shim::process::ProcessId;
 use super::client::Net;
 use super::mounts;
 use super::observe;
-use super::runtime::{Inner, Task, blocking, failed, not_running, refused, started_at, unknown};
+use super::runtime::{Inner, Task, blocking, failed, not_running, refused, unknown};
 use super::spec::{self, Surroundings};
 use super::task_dir::{RunDir, StoredPlan, TaskDir};
 
@@ -190,14 +190,10 @@ impl Inner {
             return Ok(observe::observed(id, status, task.shim));
         }
         let request = self.start_request(plan, &run).await?;
-        let asked = observe::now();
         if let Err(failure) = connection.call(Request::Start(Box::new(request))).await {
             self.set_status(id, &run, observe::failed(&failure, &run));
             return Err(refused(&failure));
         }
-        let mut task = task;
-        // The supervisor's word, which is what the next agent will tell as well.
-        task.status.started_at = started_at(&task.run).or(Some(asked));
         let status = self.live_status(&task);
         // It may have ended already; then the watcher has said so or will.
         if status.phase.is_alive() {
@@ -224,6 +220,7 @@ impl Inner {
             pool_volumes: &pool_volumes,
             arch: std::env::consts::ARCH,
             kernel: kernel_release(),
+            open_files_max: open_files_max(),
             device: &super::devices::Node::of,
         };
         let mut document = spec::task_spec(workload, &around)?;
@@ -341,6 +338,14 @@ pub(super) fn kernel_release() -> (u32, u32) {
         .split(|c: char| !c.is_ascii_digit())
         .map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// `fs.nr_open`; without it nobody is refused before the kernel does.
+fn open_files_max() -> u64 {
+    fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u64::MAX)
 }
 
 fn write_etc(etc: &Path, workload: &HostWorkload, plan: &TaskPlan) -> io::Result<()> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::workload::DeviceMapping;
-use model::{HostWorkload, PoolId};
+use model::{CpuSet, HostWorkload, PoolId};
 use shim::message::{CgroupView, Placement};
 
 /// Controllers used on v1; what is not mounted is left out.
@@ -32,14 +32,24 @@ pub enum CgroupError {
     /// No cgroup file system is mounted.
     #[error("no cgroup file system is mounted")]
     NotMounted,
-    /// A file could not be used.
-    #[error("cgroup file {path}")]
+    /// A file could not be used; shown without its place on the host.
+    #[error("cgroup file {}", file_name(path))]
     File {
         /// Which.
-        path: String,
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// CPUs or memory nodes are wanted that the host does not have.
+    #[error("the host has the {what} {available}, {missing} is wanted: choose others or none")]
+    Missing {
+        /// `CPUs` or `memory nodes`.
+        what: &'static str,
+        /// What a task of this host may use.
+        available: CpuSet,
+        /// What is wanted beyond that.
+        missing: CpuSet,
     },
     /// Processes did not freeze in time.
     #[error("processes could not be frozen in time")]
@@ -48,9 +58,13 @@ pub enum CgroupError {
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CgroupError + '_ {
     move |source| CgroupError::File {
-        path: path.display().to_string(),
+        path: path.to_owned(),
         source,
     }
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 pub(super) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {

@@ -28,7 +28,7 @@ const QUEUE: usize = 16;
 /// A shim says hello within milliseconds; a host that is out of memory may take longer.
 const HELLO_PATIENCE: Duration = Duration::from_secs(20);
 
-/// A shim that cannot be started or does not answer.
+/// A shim that cannot be started or does not answer. Folders of the host are for its log, not for messages.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ShimError {
     /// The program cannot be read or made executable.
@@ -41,7 +41,7 @@ pub(super) enum ShimError {
         source: io::Error,
     },
     /// It cannot be launched or reached.
-    #[error("shim of {dir}")]
+    #[error("its supervisor cannot be reached")]
     Io {
         /// State directory.
         dir: String,
@@ -50,7 +50,7 @@ pub(super) enum ShimError {
         source: io::Error,
     },
     /// It ended or said nothing.
-    #[error("shim of {dir} ended: {reason}")]
+    #[error("its supervisor ended: {reason}")]
     Ended {
         /// State directory.
         dir: String,
@@ -431,8 +431,8 @@ fn take_events(
                 });
                 answer(id, Err(failure));
             }
-            Event::Started { task } => {
-                life.send_modify(|life| life.phase = Some(Phase::Running { task }))
+            Event::Started { task, started_ns } => {
+                life.send_modify(|life| life.phase = Some(Phase::Running { task, started_ns }));
             }
             Event::LogGrew { offset } => life.send_modify(|life| life.log_end = offset),
             Event::Exited { exit } => {

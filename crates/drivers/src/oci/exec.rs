@@ -402,7 +402,7 @@ async fn exit(dir: PathBuf, connection: Option<Arc<Connection>>) -> Result<ExecE
     let mut pid = 0;
     if let Some(connection) = connection {
         let mut life = connection.life();
-        if let Some(Phase::Running { task }) = &life.borrow().phase {
+        if let Some(Phase::Running { task, .. }) = &life.borrow().phase {
             pid = u32::try_from(task.pid).unwrap_or(0);
         }
         let phase = life.wait_for(is_over).await.ok();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use model::CpuSet;
 use model::workload::Resources;
 
 use super::cgroup::{Cgroup, CgroupError, write};
@@ -88,11 +89,12 @@ impl Cgroup {
         let Some(dir) = self.dir("cpuset") else {
             return Ok(());
         };
-        for (file, value) in [
-            ("cpuset.cpus", &r.cpuset_cpus),
-            ("cpuset.mems", &r.cpuset_mems),
+        for (what, file, value) in [
+            ("CPUs", "cpuset.cpus", &r.cpuset_cpus),
+            ("memory nodes", "cpuset.mems", &r.cpuset_mems),
         ] {
             if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                check_available(&dir, what, file, value)?;
                 write(&dir.join(file), value)?;
             }
         }
@@ -142,6 +144,34 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Says in words what the kernel would refuse with "permission denied" (v1), or ignore (v2).
+fn check_available(
+    dir: &Path,
+    what: &'static str,
+    file: &str,
+    wanted: &str,
+) -> Result<(), CgroupError> {
+    let above = dir.parent().unwrap_or(dir);
+    // Only v2 has the first; there the second is empty unless somebody has set it.
+    let text = [format!("{file}.effective"), file.to_owned()]
+        .iter()
+        .find_map(|file| std::fs::read_to_string(above.join(file)).ok())
+        .unwrap_or_default();
+    // If either cannot be read, the kernel is the one to judge.
+    let (Ok(available), Ok(wanted)) = (CpuSet::parse(&text), CpuSet::parse(wanted)) else {
+        return Ok(());
+    };
+    let missing = wanted.missing_from(&available);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CgroupError::Missing {
+        what,
+        available,
+        missing,
+    })
 }
 
 /// Memory and swap together, as Docker defines it: twice the memory unless said otherwise; -1 for no limit.

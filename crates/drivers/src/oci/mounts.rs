@@ -8,9 +8,6 @@ use serde_json::{Value, json};
 
 use super::spec::{SpecError, Surroundings};
 
-/// Docker's size of `/dev/shm`.
-const DEFAULT_SHM: u64 = 64 << 20;
-
 /// Folder of a volume mounted at a target.
 #[must_use]
 pub(super) fn volume_dir(name: &str, target: &str, around: &Surroundings<'_>) -> PathBuf {
@@ -44,7 +41,7 @@ pub(super) fn check_target(target: &str) -> Result<(), SpecError> {
 }
 
 fn of_the_kernel(task: &TaskSpec) -> Vec<Value> {
-    let shm = task.shm_bytes.unwrap_or(DEFAULT_SHM);
+    let shm = task.shm_size();
     let sys = if task.security.privileged { "rw" } else { "ro" };
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     vec![
@@ -121,12 +118,21 @@ pub(super) fn all(
         }
     }
     for mount in &task.mounts {
-        list.push(user_mount(mount, around)?);
+        list.push(user_mount(mount, task, around)?);
     }
+    // What is mounted on a folder must not hide what is mounted below it.
+    list.sort_by_key(|mount| {
+        let target = mount["destination"].as_str().unwrap_or_default();
+        target.split('/').filter(|part| !part.is_empty()).count()
+    });
     Ok(list)
 }
 
-fn user_mount(mount: &Mount, around: &Surroundings<'_>) -> Result<Value, SpecError> {
+fn user_mount(
+    mount: &Mount,
+    task: &TaskSpec,
+    around: &Surroundings<'_>,
+) -> Result<Value, SpecError> {
     check_target(&mount.target)?;
     let access = if mount.read_only { "ro" } else { "rw" };
     let bind = |source: &Path, propagation: &str| {
@@ -162,7 +168,7 @@ fn user_mount(mount: &Mount, around: &Surroundings<'_>) -> Result<Value, SpecErr
                 "noexec".to_owned(),
                 access.to_owned(),
             ];
-            if let Some(size) = size_bytes {
+            if let Some(size) = task.tmpfs_size(*size_bytes) {
                 all.push(format!("size={size}"));
             }
             // Docker's default mode is that of /tmp.

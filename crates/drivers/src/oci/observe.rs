@@ -83,6 +83,7 @@ pub(super) fn unknown_end(run: &RunDir, why: &str) -> TaskStatus {
         restart_count: run.attempt,
         exit_code: 137,
         error: why.to_owned(),
+        started_at: started_at(run),
         finished_at: Some(now()),
         ..TaskStatus::default()
     }
@@ -121,6 +122,7 @@ pub(super) fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
             shim::message::FailureKind::NotFound => 127,
             shim::message::FailureKind::NotExecutable => 126,
             shim::message::FailureKind::User
+            | shim::message::FailureKind::Value
             | shim::message::FailureKind::NoTask
             | shim::message::FailureKind::Other => 128,
         },
@@ -131,12 +133,12 @@ pub(super) fn failed(failure: &Failure, run: &RunDir) -> TaskStatus {
 }
 
 /// Status of an attempt that runs.
-pub(super) fn running(
-    task: ProcessId,
-    run: &RunDir,
-    started: Option<Timestamp>,
-    frozen: bool,
-) -> TaskStatus {
+pub(super) fn running(task: ProcessId, run: &RunDir, started_ns: u64, frozen: bool) -> TaskStatus {
+    // Only the shim knows when it was; 0 is from one that did not tell, or from nobody.
+    let started_at = match started_ns {
+        0 => started_at(run),
+        ns => Some(timestamp(ns)),
+    };
     TaskStatus {
         phase: if frozen {
             TaskPhase::Paused
@@ -146,9 +148,16 @@ pub(super) fn running(
         run: run.run,
         restart_count: run.attempt,
         pid: u32::try_from(task.pid).unwrap_or(0),
-        started_at: started,
+        started_at,
         ..TaskStatus::default()
     }
+}
+
+/// When an attempt began, from the file of its shim.
+fn started_at(run: &RunDir) -> Option<Timestamp> {
+    read_or_quarantine::<ShimState>(&run.path.join(STATE_FILE))?
+        .started_ns
+        .map(timestamp)
 }
 
 /// As the agent wants it.

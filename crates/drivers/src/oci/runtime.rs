@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use agent::driver::{DriverError, ErrorClass, ObservedTask, TaskEvent};
 use model::workload::Phase as TaskPhase;
-use model::{HostWorkload, PoolId, TaskStatus, Timestamp, WorkloadId};
+use model::{HostWorkload, PoolId, TaskStatus, WorkloadId};
 use shim::message::{Failure, FailureKind, Phase, Request};
 use shim::process::ProcessId;
-use shim::state::{STATE_FILE, ShimState};
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{self, Cgroup, CgroupError, Cgroups};
@@ -25,7 +24,7 @@ use super::observe::{self, Found};
 use super::pools::{Pools, PoolsError};
 use super::readers::Readers;
 use super::spec::SpecError;
-use super::task_dir::{RunDir, StoredPlan, TaskDir, read_or_quarantine};
+use super::task_dir::{RunDir, StoredPlan, TaskDir};
 use super::trash::Trash;
 
 /// Changes waiting for a slow agent; after that it observes everything again.
@@ -85,7 +84,7 @@ impl Task {
         let life = self.connection.as_ref()?.life();
         let life = life.borrow();
         match &life.phase {
-            Some(Phase::Running { task }) if !life.gone => Some(*task),
+            Some(Phase::Running { task, .. }) if !life.gone => Some(*task),
             _ => None,
         }
     }
@@ -117,6 +116,9 @@ pub(super) fn failed(
 
 impl From<ShimError> for DriverError {
     fn from(error: ShimError) -> Self {
+        if let ShimError::Io { dir, .. } | ShimError::Ended { dir, .. } = &error {
+            tracing::warn!(dir, %error, "a shim did not answer");
+        }
         failed("task", error)
     }
 }
@@ -124,9 +126,14 @@ impl From<ShimError> for DriverError {
 impl From<CgroupError> for DriverError {
     fn from(error: CgroupError) -> Self {
         // A value that the kernel does not take came from the user.
-        let invalid = std::error::Error::source(&error)
-            .and_then(|source| source.downcast_ref::<io::Error>())
-            .is_some_and(|error| error.raw_os_error() == Some(libc::EINVAL));
+        let invalid = match &error {
+            CgroupError::Missing { .. } => true,
+            CgroupError::File { source, .. } => source.raw_os_error() == Some(libc::EINVAL),
+            CgroupError::NotMounted | CgroupError::Freeze => false,
+        };
+        if let CgroupError::File { path, source } = &error {
+            tracing::warn!(path = %path.display(), error = %source, "a cgroup file could not be used");
+        }
         let mut error = failed("limits", error);
         if invalid {
             error.class = ErrorClass::Invalid;
@@ -145,9 +152,10 @@ impl From<SpecError> for DriverError {
 
 pub(super) fn refused(failure: &Failure) -> DriverError {
     let class = match failure.kind {
-        FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::User => {
-            ErrorClass::Invalid
-        }
+        FailureKind::NotFound
+        | FailureKind::NotExecutable
+        | FailureKind::User
+        | FailureKind::Value => ErrorClass::Invalid,
         FailureKind::NoTask => ErrorClass::Conflict,
         FailureKind::Other => ErrorClass::Failed,
     };
@@ -289,11 +297,13 @@ impl Inner {
         &self,
         id: &WorkloadId,
         run: &RunDir,
-        status: TaskStatus,
+        mut status: TaskStatus,
     ) -> Option<ObservedTask> {
         let observed = {
             let mut tasks = self.tasks();
             let task = tasks.get_mut(id).filter(|task| task.run == *run)?;
+            // Its file may be lost; when it began does not change any more.
+            status.started_at = status.started_at.or(task.status.started_at);
             task.status = status.clone();
             observe::observed(id, status, task.shim)
         };
@@ -426,13 +436,13 @@ impl Inner {
             Found::Ended(status) => Some(observe::observed(id, status, None)),
             Found::Orphaned(process) => Some(observe::observed(
                 id,
-                observe::running(process, run, None, false),
+                observe::running(process, run, 0, false),
                 None,
             )),
             Found::Living { shim, phase, .. } => match phase {
-                Phase::Running { task } => Some(observe::observed(
+                Phase::Running { task, started_ns } => Some(observe::observed(
                     id,
-                    observe::running(task, run, None, false),
+                    observe::running(task, run, started_ns, false),
                     Some(shim),
                 )),
                 Phase::Prepared | Phase::Starting | Phase::Failed { .. } | Phase::Exited { .. } => {
@@ -448,10 +458,12 @@ impl Inner {
             .as_ref()
             .and_then(|connection| connection.life().borrow().phase.clone());
         match phase {
-            Some(Phase::Running { task: process }) => {
+            Some(Phase::Running {
+                task: process,
+                started_ns,
+            }) => {
                 let cgroup = self.cgroups.workload(task.workload());
-                let started = task.status.started_at.or_else(|| started_at(&task.run));
-                observe::running(process, &task.run, started, cgroup.is_frozen())
+                observe::running(process, &task.run, started_ns, cgroup.is_frozen())
             }
             Some(Phase::Exited { exit }) => observe::exited(&exit, &task.run),
             Some(Phase::Failed { failure }) => observe::failed(&failure, &task.run),
@@ -517,10 +529,4 @@ impl Inner {
         tokio::task::spawn_blocking(move || trash.empty());
         Ok(all)
     }
-}
-
-pub(super) fn started_at(run: &RunDir) -> Option<Timestamp> {
-    read_or_quarantine::<ShimState>(&run.path.join(STATE_FILE))?
-        .started_ns
-        .map(observe::timestamp)
 }

@@ -50,6 +50,14 @@ pub enum SpecError {
     /// An unknown process limit.
     #[error("unknown limit \"{0}\"")]
     Limit(String),
+    /// More open files than this host allows anybody.
+    #[error("ulimit nofile {wanted} is above {max}, the most this host allows (its fs.nr_open)")]
+    OpenFiles {
+        /// What is wanted.
+        wanted: u64,
+        /// What there can be.
+        max: u64,
+    },
     /// A mount target that is not an absolute path inside.
     #[error("mount target \"{0}\" must be an absolute path without ..")]
     Target(String),
@@ -79,6 +87,8 @@ pub struct Surroundings<'a> {
     pub arch: &'a str,
     /// Kernel release.
     pub kernel: (u32, u32),
+    /// Most open files of a process (`fs.nr_open`).
+    pub open_files_max: u64,
     /// Looks at a device of the host.
     pub device: &'a (dyn Fn(&str) -> Option<super::devices::Node> + Sync),
 }
@@ -121,7 +131,7 @@ pub fn task_spec(workload: &HostWorkload, around: &Surroundings<'_>) -> Result<V
     let mut document = json!({
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": task.security.readonly_rootfs},
-        "process": process(task, hostname, &capabilities)?,
+        "process": process(task, hostname, &capabilities, around.open_files_max)?,
         "mounts": mounts::all(workload, around)?,
         "linux": linux,
     });
@@ -168,15 +178,25 @@ pub fn exec_process(
     } else {
         capabilities(task)?
     };
-    process(&own, hostname, &capabilities)
+    // An exec has the limits of its task, which could be started with them.
+    process(&own, hostname, &capabilities, u64::MAX)
 }
 
-fn process(task: &TaskSpec, hostname: &str, capabilities: &[String]) -> Result<Value, SpecError> {
+fn process(
+    task: &TaskSpec,
+    hostname: &str,
+    capabilities: &[String],
+    open_files_max: u64,
+) -> Result<Value, SpecError> {
     let args: Vec<&String> = task.entrypoint.iter().chain(&task.args).collect();
     if args.is_empty() {
         return Err(SpecError::NoCommand);
     }
-    let rlimits: Vec<Value> = task.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?;
+    let rlimits: Vec<Value> = task
+        .ulimits
+        .iter()
+        .map(|limit| rlimit(limit, open_files_max))
+        .collect::<Result<_, _>>()?;
     Ok(json!({
         "terminal": task.tty,
         "args": args,
@@ -211,7 +231,7 @@ fn environment(task: &TaskSpec, hostname: &str) -> Vec<String> {
     env
 }
 
-fn rlimit(limit: &Ulimit) -> Result<Value, SpecError> {
+fn rlimit(limit: &Ulimit, open_files_max: u64) -> Result<Value, SpecError> {
     const NAMES: [&str; 15] = [
         "core",
         "cpu",
@@ -234,6 +254,13 @@ fn rlimit(limit: &Ulimit) -> Result<Value, SpecError> {
     }
     // -1 is "no limit", which is the largest number.
     let value = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);
+    let wanted = value(limit.hard).max(value(limit.soft));
+    if limit.name == "nofile" && wanted > open_files_max {
+        return Err(SpecError::OpenFiles {
+            wanted,
+            max: open_files_max,
+        });
+    }
     let name = format!("RLIMIT_{}", limit.name.to_uppercase());
     Ok(json!({"type": name, "soft": value(limit.soft), "hard": value(limit.hard)}))
 }

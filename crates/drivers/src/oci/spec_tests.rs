@@ -42,6 +42,7 @@ fn lower(workload: &HostWorkload) -> Result<Value, SpecError> {
         pool_volumes: Path::new("/pool"),
         arch: "x86_64",
         kernel: (6, 1),
+        open_files_max: 1 << 20,
         device: &device,
     };
     let mut document = task_spec(workload, &around)?;
@@ -84,7 +85,7 @@ fn a_task_with_everything() {
         task["devices"] =
             json!([{"host_path": "/dev/fuse", "path": "/dev/fuse", "permissions": "rw"}]);
         task["sysctls"] = json!({"net.core.somaxconn": "100"});
-        task["ulimits"] = json!([{"name": "nofile", "soft": 10, "hard": -1}]);
+        task["ulimits"] = json!([{"name": "nproc", "soft": 10, "hard": -1}]);
         task["shm_bytes"] = json!(1 << 20);
         task["namespaces"] = json!({"host_pid": true});
         spec["network"] = json!({"mode": "host"});
@@ -121,6 +122,69 @@ fn nothing_is_smuggled_in() {
     let notify = r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x.sock", "syscalls": [{"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]}"#;
     let profile = json!({"security": {"seccomp": {"profile": "custom", "json": notify}}});
     assert!(refuse(profile).contains("SCMP_ACT_NOTIFY is not supported"));
+}
+
+#[test]
+fn more_open_files_than_the_host_allows_are_refused_with_its_limit() {
+    let limit = |hard: i64| {
+        lower(&workload(|spec| {
+            spec["task"]["ulimits"] = json!([{"name": "nofile", "soft": 10, "hard": hard}]);
+        }))
+    };
+    assert!(limit(1 << 20).is_ok());
+    let text = limit((1 << 20) + 1).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "ulimit nofile 1048577 is above 1048576, the most this host allows (its fs.nr_open)"
+    );
+}
+
+#[test]
+fn a_mount_on_a_folder_does_not_hide_the_mounts_below_it() {
+    let document = lower(&workload(|spec| {
+        spec["task"]["mounts"] = json!([
+            {"target": "/data/a/b", "source": {"type": "volume", "name": "b"}},
+            {"target": "/etc", "source": {"type": "volume", "name": "etc"}},
+            {"target": "/data", "source": {"type": "tmpfs"}},
+        ]);
+    }))
+    .unwrap();
+    let targets: Vec<&str> = document["mounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|mount| mount["destination"].as_str())
+        .collect();
+    let place = |target: &str| targets.iter().position(|found| *found == target).unwrap();
+    assert!(place("/data") < place("/data/a/b"), "{targets:?}");
+    assert!(place("/etc") < place("/etc/hosts"), "{targets:?}");
+    assert!(place("/dev") < place("/dev/shm"), "{targets:?}");
+}
+
+#[test]
+fn a_tmpfs_without_size_is_bounded_by_the_memory_limit_or_by_itself() {
+    let size = |resources: Value| {
+        let document = lower(&workload(|spec| {
+            spec["task"]["resources"] = resources;
+            spec["task"]["mounts"] = json!([{"target": "/t", "source": {"type": "tmpfs"}}]);
+        }))
+        .unwrap();
+        let mounts = document["mounts"].as_array().unwrap().clone();
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["destination"] == "/t")
+            .unwrap();
+        let options = mount["options"].as_array().unwrap().clone();
+        options.iter().find_map(|option| {
+            option
+                .as_str()
+                .unwrap()
+                .strip_prefix("size=")
+                .map(str::to_owned)
+        })
+    };
+    assert_eq!(size(json!({})).as_deref(), Some("67108864"));
+    assert_eq!(size(json!({"memory_limit": 1 << 30})), None);
 }
 
 #[test]

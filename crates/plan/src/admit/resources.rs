@@ -21,8 +21,8 @@ const QUOTA_MIN_US: i64 = 1_000;
 /// Bounds of CPU shares (the kernel's; it would clamp silently what is outside).
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
-/// Least limit of processes: while a task starts, up to three processes of the runtime are in its cgroup.
-const PIDS_MIN: i64 = 3;
+/// Least limit of processes: while a task starts, up to four processes of the runtime are in its cgroup.
+const PIDS_MIN: i64 = 4;
 
 /// Most processes the kernel can number (`PID_MAX_LIMIT`).
 const PIDS_MAX: i64 = 4 << 20;

@@ -22,6 +22,7 @@ use shim::message::{Failure, FailureKind, Placement, Runtime, Start, What, Windo
 
 use super::confine::{CapabilitySets, Confine, capability_bit};
 use super::identity::{self, Identity};
+use super::outward::outward;
 use super::{external, mounts, paths, seed};
 
 /// Orders and reports are smaller than this (the longest part is a list of layers).
@@ -147,7 +148,12 @@ pub(crate) fn serve(mut creator: Creator) -> io::Result<()> {
             Order::Start(start) => {
                 let (report, terminal) = match creator.start(&start) {
                     Ok((pid, terminal)) => (Report::Running { pid }, terminal),
-                    Err(failure) => (Report::Failed(failure), None),
+                    Err(failure) => {
+                        // Whole in the shim's own log; others are not told where the host keeps things.
+                        eprintln!("start: {}", failure.reason);
+                        let failure = outward(failure, &start, &creator.dir);
+                        (Report::Failed(failure), None)
+                    }
                 };
                 return send(
                     &creator.channel,
@@ -163,8 +169,7 @@ pub(crate) fn serve(mut creator: Creator) -> io::Result<()> {
 impl Creator {
     fn place(&self, placement: &Placement) -> io::Result<Option<Rc<OwnedFd>>> {
         for procs in &placement.procs {
-            fs::write(procs, "0")
-                .map_err(|error| io::Error::other(format!("{}: {error}", procs.display())))?;
+            fs::write(procs, "0").map_err(|error| io::Error::other(format!("join: {error}")))?;
         }
         if placement.view.is_empty() {
             return Ok(None);
@@ -218,6 +223,7 @@ impl Creator {
         }
         drop(root_fd);
         self.complete_spec(&mut document, &root);
+        set_oom_score(&mut document)?;
         self.set_network_parameters(&mut document)?;
         let job = Job {
             start,
@@ -423,6 +429,23 @@ impl Creator {
         UnixListener::bind("console")
             .map(Some)
             .map_err(|error| failure("console socket", error))
+    }
+}
+
+/// Set here, for what is started inherits it, and because runtimes do not say what failed.
+fn set_oom_score(document: &mut Value) -> Result<(), Failure> {
+    let score = match document.pointer_mut("/process") {
+        Some(Value::Object(process)) => process.remove("oomScoreAdj"),
+        _ => None,
+    };
+    let score = score.as_ref().and_then(Value::as_i64).unwrap_or(0);
+    match fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        // What a host that may not lower it has is no more than what was to be said.
+        Err(error) if score != 0 => Err(Failure {
+            kind: FailureKind::Value,
+            reason: format!("oom_score_adj {score} is not allowed on this host: {error}"),
+        }),
+        Err(_) | Ok(()) => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ mod identity;
 mod init;
 mod mounts;
 mod namespaces;
+mod outward;
 mod paths;
 mod seccomp;
 mod seed;

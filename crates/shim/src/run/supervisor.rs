@@ -414,7 +414,7 @@ impl Supervisor {
     }
 
     fn signal(&self, number: i32) -> Result<(), Failure> {
-        let Phase::Running { task } = &self.phase else {
+        let Phase::Running { task, .. } = &self.phase else {
             return Err(refused("the task is not running"));
         };
         // Not reaped yet, so the number still belongs to the task.
@@ -451,10 +451,11 @@ impl Supervisor {
             let stdin = self.streams.has_input();
             self.streams.use_terminal(master, stdin).map_err(refused)?;
         }
-        self.phase = Phase::Running { task };
+        let started_ns = self.started_ns;
+        self.phase = Phase::Running { task, started_ns };
         // Without the file the task is found by its socket; a full disk must not end it.
         let _ = self.write_state(task);
-        self.broadcast(&Event::Started { task });
+        self.broadcast(&Event::Started { task, started_ns });
         self.answer_start();
         Ok(())
     }
@@ -469,7 +470,9 @@ impl Supervisor {
         let code = match failure.kind {
             FailureKind::NotFound => 127,
             FailureKind::NotExecutable => 126,
-            FailureKind::User | FailureKind::NoTask | FailureKind::Other => 128,
+            FailureKind::User | FailureKind::Value | FailureKind::NoTask | FailureKind::Other => {
+                128
+            }
         };
         self.phase = Phase::Failed {
             failure: failure.clone(),
@@ -506,7 +509,7 @@ impl Supervisor {
                 Err(_) => break,
                 Ok(status) => status,
             };
-            if let Phase::Running { task } = &self.phase {
+            if let Phase::Running { task, .. } = &self.phase {
                 match status {
                     WaitStatus::Exited(pid, code) if pid.as_raw() == task.pid => {
                         ended = Some((code, None))

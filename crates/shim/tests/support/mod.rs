@@ -286,7 +286,7 @@ impl Shim {
     pub fn start(&mut self, start: Start) -> Result<ProcessId, Failure> {
         let id = self.client.send(Request::Start(Box::new(start)));
         self.client.wait_for(|event| match event {
-            Event::Started { task } => Some(Ok(*task)),
+            Event::Started { task, .. } => Some(Ok(*task)),
             Event::Refused {
                 id: refused,
                 failure,

@@ -8,7 +8,7 @@ use model::{ImageId, TaskSpec, WorkloadId, WorkloadSpec};
 
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, Value, shown};
-use super::host_config::{HostDraft, NetworkWish, host_config};
+use super::host_config::{HostDraft, Join, NetworkWish, host_config};
 use super::ports::take_exposed;
 use super::small::signal;
 
@@ -21,6 +21,8 @@ pub(in crate::docker) struct ContainerDraft {
     pub(in crate::docker) name: String,
     /// Whose network it wants to share.
     pub(in crate::docker) network: NetworkWish,
+    /// Whose other namespaces it wants to share.
+    pub(in crate::docker) joins: Vec<Join>,
     labels: BTreeMap<String, String>,
     hostname: String,
     domainname: String,
@@ -67,6 +69,7 @@ impl ContainerDraft {
             image: fields.text("Image")?,
             name: fields.text("name")?,
             network,
+            joins: std::mem::take(&mut host.joins),
             labels: fields.text_map("Labels")?,
             hostname: fields.text("Hostname")?,
             domainname: fields.text("Domainname")?,
@@ -74,7 +77,7 @@ impl ContainerDraft {
             cmd: fields.words("Cmd")?.unwrap_or_default(),
             env: fields.texts("Env")?,
             working_dir: fields.text("WorkingDir")?,
-            user: fields.text("User")?,
+            user: user(&mut fields)?,
             tty: fields.bool("Tty")?,
             stdin_open: fields.bool("OpenStdin")?,
             stdin_once: fields.bool("StdinOnce")?,
@@ -93,6 +96,9 @@ impl ContainerDraft {
     /// Puts the image's defaults under it, as Docker does, and makes the specification.
     pub(in crate::docker) fn lower(self, resolved: &Resolved<'_>) -> Result<WorkloadSpec> {
         let config = resolved.config;
+        if let Some(join) = self.joins.first() {
+            return Err(join.unsupported());
+        }
         let (entrypoint, args) = command(self.entrypoint, self.cmd, config)?;
         let stop_signal = match (&self.stop_signal, &config.stop_signal) {
             (own, _) if !own.is_empty() => Some(signal(own)?),
@@ -199,6 +205,13 @@ fn health_check(fields: &mut Fields) -> Result<()> {
     ))
 }
 
+/// `User`, in a form that some image can have.
+pub(in crate::docker) fn user(fields: &mut Fields) -> Result<String> {
+    let user = fields.text("User")?;
+    model::user::check_user(&user).map_err(|reason| Failure::invalid(format!("User: {reason}")))?;
+    Ok(user)
+}
+
 fn stop_timeout(fields: &mut Fields) -> Result<Option<u32>> {
     match fields.optional_integer("StopTimeout")? {
         None => Ok(None),
@@ -263,10 +276,7 @@ fn network_mode(wish: NetworkWish, other: Option<&WorkloadId>) -> Result<Network
         (NetworkWish::Host, _) => NetworkMode::Host,
         (NetworkWish::Container(_), Some(id)) => NetworkMode::Workload { id: id.clone() },
         (NetworkWish::Container(name), None) => {
-            return Err(Failure::invalid(format!(
-                "No such container: {}",
-                shown(&name)
-            )));
+            return Err(Failure::no_such_container(&name));
         }
     })
 }

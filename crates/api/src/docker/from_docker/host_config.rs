@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::RestartPolicy;
+use model::user::check_group;
 use model::workload::{DnsSpec, LogSpec, NamespaceModes, PortMapping, Seccomp, Security};
 
 use super::super::failure::{Failure, Result};
@@ -25,6 +26,25 @@ pub(in crate::docker) enum NetworkWish {
     Container(String),
 }
 
+/// A namespace of another container, named but not yet found, which is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::docker) struct Join {
+    /// Where the request says so.
+    pub(in crate::docker) field: String,
+    /// The other container, by name or id.
+    pub(in crate::docker) container: String,
+}
+
+impl Join {
+    /// Why it cannot be had although the other container is there.
+    pub(in crate::docker) fn unsupported(&self) -> Failure {
+        Failure::unsupported(format!(
+            "{}: sharing with other containers is not supported yet",
+            self.field
+        ))
+    }
+}
+
 /// What `HostConfig` says.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::docker) struct HostDraft {
@@ -40,6 +60,7 @@ pub(in crate::docker) struct HostDraft {
     pub(in crate::docker) groups: Vec<String>,
     pub(in crate::docker) security: Security,
     pub(in crate::docker) namespaces: NamespaceModes,
+    pub(in crate::docker) joins: Vec<Join>,
     pub(in crate::docker) sysctls: BTreeMap<String, String>,
     pub(in crate::docker) shm_bytes: Option<u64>,
     pub(in crate::docker) log: LogSpec,
@@ -51,7 +72,9 @@ pub(in crate::docker) struct HostDraft {
 pub(in crate::docker) fn host_config(mut fields: Fields) -> Result<HostDraft> {
     let fields_ref = &mut fields;
     refuse_foreign(fields_ref)?;
-    let resources = take_resources(fields_ref)?;
+    let mut resources = take_resources(fields_ref)?;
+    // In a new container no limit is the same as none said; in an update it takes one away.
+    resources.resources.pids_limit = resources.resources.pids_limit.filter(|limit| *limit > 0);
     let auto_remove = fields_ref.bool("AutoRemove")?;
     let restart = take_restart(fields_ref)?.unwrap_or_default();
     if auto_remove && restart != RestartPolicy::No {
@@ -59,6 +82,7 @@ pub(in crate::docker) fn host_config(mut fields: Fields) -> Result<HostDraft> {
             "can't create 'AutoRemove' container with restart policy",
         ));
     }
+    let (namespaces, joins) = namespaces(fields_ref)?;
     let draft = HostDraft {
         resources,
         mounts: MountDraft::take(fields_ref)?,
@@ -75,7 +99,8 @@ pub(in crate::docker) fn host_config(mut fields: Fields) -> Result<HostDraft> {
         auto_remove,
         groups: groups(fields_ref)?,
         security: security(fields_ref)?,
-        namespaces: namespaces(fields_ref)?,
+        namespaces,
+        joins,
         sysctls: fields_ref.text_map("Sysctls")?,
         shm_bytes: Some(fields_ref.amount("ShmSize")?).filter(|bytes| *bytes > 0),
         log: log(fields_ref)?,
@@ -203,16 +228,7 @@ fn groups(fields: &mut Fields) -> Result<Vec<String>> {
     let path = fields.name("GroupAdd");
     let groups = fields.texts("GroupAdd")?;
     for group in &groups {
-        let numeric = group.bytes().all(|b| b.is_ascii_digit());
-        let negative = group.starts_with('-');
-        // 2^32-1 is "no change" to the kernel.
-        let too_high = numeric && group.parse::<u32>().map_or(true, |id| id == u32::MAX);
-        if group.is_empty() || negative || too_high || group.chars().any(char::is_control) {
-            return Err(Failure::invalid(format!(
-                "{path}: invalid group \"{}\"",
-                shown(group)
-            )));
-        }
+        check_group(group).map_err(|reason| Failure::invalid(format!("{path}: {reason}")))?;
     }
     Ok(groups)
 }
@@ -309,7 +325,8 @@ fn security_option(option: &str, security: &mut Security, path: &str) -> Result<
     Ok(())
 }
 
-fn namespaces(fields: &mut Fields) -> Result<NamespaceModes> {
+fn namespaces(fields: &mut Fields) -> Result<(NamespaceModes, Vec<Join>)> {
+    let mut joins = Vec::new();
     let mut host = [false; 3];
     let modes = [
         ("PidMode", &[""][..]),
@@ -323,24 +340,39 @@ fn namespaces(fields: &mut Fields) -> Result<NamespaceModes> {
         match value.as_str() {
             "host" => *shared = true,
             mode if private.contains(&mode) => {}
-            mode if mode == "none" || mode.starts_with("container:") => {
+            "none" if field == "IpcMode" => {
                 return Err(Failure::unsupported(format!(
-                    "{name}: sharing with other containers is not supported yet"
+                    "{name}: none: a container without /dev/shm is not supported"
                 )));
             }
-            mode => {
-                return Err(Failure::invalid(format!(
-                    "{name}: invalid mode: {}",
-                    shown(mode)
-                )));
-            }
+            mode => match mode
+                .strip_prefix("container:")
+                .filter(|_| field != "UTSMode")
+            {
+                Some(container) if !container.is_empty() => joins.push(Join {
+                    field: name,
+                    container: container.to_owned(),
+                }),
+                Some(_) => {
+                    return Err(Failure::invalid(format!(
+                        "{name}: invalid container format container:<name|id>"
+                    )));
+                }
+                None => {
+                    return Err(Failure::invalid(format!(
+                        "{name}: invalid mode: {}",
+                        shown(mode)
+                    )));
+                }
+            },
         }
     }
-    Ok(NamespaceModes {
+    let modes = NamespaceModes {
         host_pid: host[0],
         host_ipc: host[1],
         host_uts: host[2],
-    })
+    };
+    Ok((modes, joins))
 }
 
 fn log(fields: &mut Fields) -> Result<LogSpec> {

@@ -1,7 +1,7 @@
 //! `HostConfig`'s resources, which `POST /containers/{id}/update` shares.
 
-use model::RestartPolicy;
 use model::workload::{DeviceMapping, Resources, Ulimit};
+use model::{CpuSet, RestartPolicy};
 
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, Value, shown};
@@ -56,12 +56,7 @@ pub(in crate::docker) fn take_resources(fields: &mut Fields) -> Result<ResourceD
         .ok()
         .filter(|value| *value == 0 || (10..=1000).contains(value))
         .ok_or_else(|| Failure::invalid("BlkioWeight: range of blkio weight is from 10 to 1000"))?;
-    let pids = fields.optional_integer("PidsLimit")?.unwrap_or(0);
-    if pids < -1 {
-        return Err(Failure::invalid(format!(
-            "PidsLimit: {pids} is below -1, which means no limit"
-        )));
-    }
+    let pids = pids_limit(fields)?;
     let resources = Resources {
         memory_limit: positive(memory),
         memory_swap: (swap != 0).then_some(swap),
@@ -75,7 +70,7 @@ pub(in crate::docker) fn take_resources(fields: &mut Fields) -> Result<ResourceD
         cpu_shares: Some(fields.amount("CpuShares")?).filter(|shares| *shares > 0),
         cpuset_cpus: cpu_list(fields, "CpusetCpus")?,
         cpuset_mems: cpu_list(fields, "CpusetMems")?,
-        pids_limit: (pids > 0).then_some(pids),
+        pids_limit: pids,
         blkio_weight: (weight > 0).then_some(weight),
         ..Resources::default()
     };
@@ -180,28 +175,31 @@ fn check_cpu(nano_cpus: u64, period: u64, quota: i64) -> Result<()> {
     Ok(())
 }
 
+/// Absent or null says nothing, 0 and -1 both mean no limit, as in Docker.
+fn pids_limit(fields: &mut Fields) -> Result<Option<i64>> {
+    match fields.optional_integer("PidsLimit")? {
+        None => Ok(None),
+        Some(-1 | 0) => Ok(Some(-1)),
+        Some(limit) if limit > 0 => Ok(Some(limit)),
+        Some(limit) => Err(Failure::invalid(format!(
+            "PidsLimit: {limit} is below -1, which means no limit"
+        ))),
+    }
+}
+
 /// A list as the kernel reads it: numbers and ranges.
 fn cpu_list(fields: &mut Fields, field: &str) -> Result<Option<String>> {
     let text = fields.text(field)?;
     if text.is_empty() {
         return Ok(None);
     }
-    let number = |text: &str| text.parse::<u16>().ok();
-    let good = text.split(',').all(|part| match part.split_once('-') {
-        Some((low, high)) => match (number(low), number(high)) {
-            (Some(low), Some(high)) => low <= high,
-            _ => false,
-        },
-        None => number(part).is_some(),
-    });
-    if good {
-        Ok(Some(text))
-    } else {
-        Err(Failure::invalid(format!(
-            "Invalid value {} for {}",
+    match CpuSet::parse(&text) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) => Err(Failure::invalid(format!(
+            "Invalid value {} for {}: {error}",
             shown(&text),
             fields.name(field)
-        )))
+        ))),
     }
 }
 

@@ -164,6 +164,29 @@ async fn a_container_lives_and_dies() {
 }
 
 #[tokio::test]
+async fn namespaces_of_others_are_found_before_they_are_refused() {
+    let world = world().await;
+    let router = world.router();
+    create(&router, "b1", &["true"]).await;
+    for (field, mode, expect) in [
+        ("PidMode", "container:nosuch", 404),
+        ("IpcMode", "container:nosuch", 404),
+        ("NetworkMode", "container:nosuch", 404),
+        ("PidMode", "container:b1", 501),
+        ("IpcMode", "container:b1", 501),
+        ("NetworkMode", "container:b1", 201),
+    ] {
+        let body = json!({ "Image": "busybox", "Cmd": ["true"], "HostConfig": { field: mode } });
+        let (status, body) = send(&router, "POST", "/containers/create", Some(body)).await;
+        assert_eq!(status.as_u16(), expect, "{field} {mode}: {body:?}");
+        if expect == 404 {
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["message"], "No such container: nosuch");
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_pool_sees_nothing() {
     let world = world().await;
     let id = create(&world.router(), "web", &["sleep", "9"]).await;
@@ -304,10 +327,10 @@ async fn bad_bodies_are_refused() {
         201
     );
     let padded = |bytes: usize, tail: &str| {
-        format!(
-            r#"{{"Image":"busybox","Env":["A={}"]{tail}}}"#,
-            "x".repeat(bytes)
-        )
+        // No single variable may be longer than the kernel takes.
+        let pair = format!("\"A={}\"", "x".repeat(1 << 16));
+        let env = vec![pair; bytes >> 16].join(",");
+        format!(r#"{{"Image":"busybox","Env":[{env}]{tail}}}"#)
     };
     assert_eq!(
         post(

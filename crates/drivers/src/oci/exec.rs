@@ -205,7 +205,7 @@ async fn launch(
 ) -> Result<(), DriverError> {
     let (workload, dir) = (task.workload(), connection.dir());
     let id = &request.id;
-    let cgroup = inner.cgroups.workload(&workload.pool, id);
+    let cgroup = inner.cgroups.workload(workload);
     let mut placement = cgroup.placement();
     placement.view.clear();
     let runtime = inner.check_runtime(workload)?;

@@ -81,6 +81,8 @@ pub enum Action {
     PoolUpdate,
     /// Change what a pool's tenants may ask for.
     PoolPolicy,
+    /// Change what a pool may use of its parent, or move it: asked for at the parent.
+    PoolSlice,
     /// Delete a pool.
     PoolDelete,
     /// Issue credentials for a pool's endpoint.
@@ -109,16 +111,19 @@ pub enum Action {
     PrincipalRead,
     /// Make, bind and delete principals and tokens.
     PrincipalManage,
+    /// Change what holds for the whole installation.
+    InstallationManage,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 19] = [
+    pub const ALL: [Action; 21] = [
         Action::SystemRead,
         Action::PoolRead,
         Action::PoolCreate,
         Action::PoolUpdate,
         Action::PoolPolicy,
+        Action::PoolSlice,
         Action::PoolDelete,
         Action::PoolAccess,
         Action::WorkloadRead,
@@ -133,6 +138,7 @@ impl Action {
         Action::HostManage,
         Action::PrincipalRead,
         Action::PrincipalManage,
+        Action::InstallationManage,
     ];
 
     fn words(self) -> &'static str {
@@ -142,6 +148,7 @@ impl Action {
             Action::PoolCreate => "make a pool here",
             Action::PoolUpdate => "change the pool",
             Action::PoolPolicy => "change the pool's policy",
+            Action::PoolSlice => "change what a pool may use here",
             Action::PoolDelete => "delete the pool",
             Action::PoolAccess => "issue credentials for the pool",
             Action::WorkloadRead => "see workloads",
@@ -156,6 +163,7 @@ impl Action {
             Action::HostManage => "manage hosts",
             Action::PrincipalRead => "see principals",
             Action::PrincipalManage => "manage principals",
+            Action::InstallationManage => "change the installation's settings",
         }
     }
 }
@@ -246,6 +254,10 @@ pub(crate) fn ancestors<'a>(
     .take(POOL_DEPTH_MAX)
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one table: every role with every action"
+)]
 fn role_allows(binding: &Binding, action: Action) -> bool {
     use Action as A;
     let installation = binding.pool.is_none();
@@ -256,6 +268,7 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::PoolRead
             | A::PoolCreate
             | A::PoolUpdate
+            | A::PoolSlice
             | A::PoolDelete
             | A::PoolAccess
             | A::WorkloadRead
@@ -266,9 +279,12 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::ImageRead
             | A::ImageImport
             | A::ImageDelete => true,
-            A::PoolPolicy | A::HostRead | A::HostManage | A::PrincipalRead | A::PrincipalManage => {
-                false
-            }
+            A::PoolPolicy
+            | A::HostRead
+            | A::HostManage
+            | A::PrincipalRead
+            | A::PrincipalManage
+            | A::InstallationManage => false,
         },
         Role::Developer => match action {
             A::SystemRead
@@ -284,18 +300,21 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             A::PoolCreate
             | A::PoolUpdate
             | A::PoolPolicy
+            | A::PoolSlice
             | A::PoolDelete
             | A::PoolAccess
             | A::HostRead
             | A::HostManage
             | A::PrincipalRead
-            | A::PrincipalManage => false,
+            | A::PrincipalManage
+            | A::InstallationManage => false,
         },
         Role::Viewer => match action {
             A::SystemRead | A::PoolRead | A::WorkloadRead | A::ImageRead => true,
             A::PoolCreate
             | A::PoolUpdate
             | A::PoolPolicy
+            | A::PoolSlice
             | A::PoolDelete
             | A::PoolAccess
             | A::WorkloadCreate
@@ -307,7 +326,8 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::HostRead
             | A::HostManage
             | A::PrincipalRead
-            | A::PrincipalManage => false,
+            | A::PrincipalManage
+            | A::InstallationManage => false,
         },
     }
 }

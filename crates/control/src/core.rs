@@ -45,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) attaching: crate::streams::Attaching,
     pub(crate) counters: Counters,
     pub(crate) placing: Placing,
+    pub(crate) admissions: crate::admission::Admissions,
 }
 
 /// How often a change is decided again when somebody else was faster: each loser means a winner, so that far fewer are
@@ -83,10 +84,12 @@ impl Control {
                 attaching: crate::streams::Attaching::default(),
                 counters: Counters::default(),
                 placing: Placing::default(),
+                admissions: crate::admission::Admissions::new()?,
             }),
         };
         control.mark_all_hosts_disconnected().await?;
         crate::documents::follow_store(&control);
+        control.start_audit();
         Ok(control)
     }
 

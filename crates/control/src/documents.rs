@@ -425,6 +425,7 @@ impl Control {
             }
         }
         self.inner.events.derive(event, memory);
+        self.follow_pools(event);
         memory.apply(event);
     }
 

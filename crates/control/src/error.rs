@@ -28,7 +28,7 @@ pub enum ErrorKind {
 }
 
 /// What went wrong. `message` says what failed, why, and what to do; it never holds secrets, host paths of the
-/// platform, or names of other pools.
+/// platform, or names of other pools, except of those above the caller's own when one of them ran out.
 pub struct Error {
     /// Class.
     pub kind: ErrorKind,

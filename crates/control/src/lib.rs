@@ -5,12 +5,13 @@
 //!
 //! Start at [`Control`]; its verbs are grouped by noun in the modules below. [`caller`] says who may do what,
 //! [`links`] is where hosts are connected, [`documents`] sends them their desired state, [`observe`] takes in what
-//! they report.
+//! they report; [`admission`] keeps pools inside their lines.
 //!
 //! What always holds: every verb takes a [`Caller`] and is authorised for one [`Action`] before it reads or writes;
 //! a write needs the [`caller::Grant`] that proves it; every lookup of a tenant's object is scoped to the pool before
 //! matching; whoever wants the result of a change waits for it to be observed.
 
+mod admission;
 pub mod caller;
 mod core;
 mod documents;

@@ -17,6 +17,12 @@ pub struct Metrics {
     pub streams: u64,
     /// Requests denied by authorisation or authentication.
     pub denied: u64,
+    /// Claims that found no room in a pool.
+    pub admissions_refused: u64,
+    /// Comparisons of the pools' ledger with what it should be.
+    pub ledger_audits: u64,
+    /// Differences found by them, and repaired.
+    pub ledger_repairs: u64,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +33,9 @@ pub(crate) struct Counters {
     pub(crate) reports_ignored: AtomicU64,
     pub(crate) streams: AtomicU64,
     pub(crate) denied: AtomicU64,
+    pub(crate) admissions_refused: AtomicU64,
+    pub(crate) ledger_audits: AtomicU64,
+    pub(crate) ledger_repairs: AtomicU64,
 }
 
 impl Counters {
@@ -43,6 +52,9 @@ impl Counters {
             reports_ignored: get(&self.reports_ignored),
             streams: get(&self.streams),
             denied: get(&self.denied),
+            admissions_refused: get(&self.admissions_refused),
+            ledger_audits: get(&self.ledger_audits),
+            ledger_repairs: get(&self.ledger_repairs),
         }
     }
 }

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Capacity, DesiredState, Name, Object, Pool, PoolId, PoolPolicy};
+use model::{
+    Capacity, Charge, DesiredState, Installation, Name, Object, Pool, PoolId, PoolPolicy, Slice,
+};
+use plan::pools::Node;
 use store::{Snapshot, Transaction};
 
-use crate::caller::{Action, Caller, POOL_DEPTH_MAX, Scope, ancestors};
+use crate::admission::{TURN_TRIES, installation, tree_of};
+use crate::caller::{Action, Caller, Grant, POOL_DEPTH_MAX, Scope, ancestors};
 use crate::core::{Control, now, random};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::pki::Subject;
 
@@ -25,7 +29,7 @@ pub struct PoolCreate {
     /// What its tenants may ask for.
     pub policy: PoolPolicy,
     /// What it may use of its parent.
-    pub slice: model::Slice,
+    pub slice: Slice,
 }
 
 /// What is to change; `None` stays.
@@ -37,6 +41,23 @@ pub struct PoolUpdate {
     pub labels: Option<BTreeMap<String, String>>,
     /// Policy, as a whole.
     pub policy: Option<PoolPolicy>,
+    /// What it may use of its parent, as a whole.
+    pub slice: Option<Slice>,
+    /// Name or id of another pool to be in; `Some(None)`: directly in the installation.
+    pub parent: Option<Option<String>>,
+    /// The revision the caller has seen; if it is another one by now, nothing is changed.
+    pub revision: Option<u64>,
+}
+
+/// A pool in absolute numbers, and what it is charged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStanding {
+    /// The numbers.
+    pub node: Node,
+    /// What its own workloads are charged.
+    pub own: Charge,
+    /// The same with everything below it.
+    pub sum: Charge,
 }
 
 /// What a pool holds.
@@ -116,7 +137,7 @@ impl Control {
     /// Makes a pool.
     ///
     /// # Errors
-    /// When the name is taken, the parent is missing, or the nesting is too deep.
+    /// When the name is taken, the parent is missing, the nesting is too deep, or what it is to have does not fit.
     pub async fn pool_create(&self, caller: &Caller, create: PoolCreate) -> Result<Kept<Pool>> {
         let snapshot = self.snapshot();
         let parent = create
@@ -131,14 +152,6 @@ impl Control {
         if create.policy != PoolPolicy::default() {
             self.grant(&snapshot, caller, Action::PoolPolicy, scope)?;
         }
-        if parent
-            .as_ref()
-            .is_some_and(|p| ancestors(&snapshot, &p.id).count() >= POOL_DEPTH_MAX - 1)
-        {
-            return Err(Error::invalid(format!(
-                "pools can be nested at most {POOL_DEPTH_MAX} deep"
-            )));
-        }
         let pool = Pool {
             id: PoolId::from_bytes(&random()?),
             name: create.name,
@@ -149,19 +162,23 @@ impl Control {
             slice: create.slice,
             created_at: now(),
         };
-        let id = pool.id.clone();
-        let mut tx = Transaction::new();
-        if let Some(parent) = &pool.parent {
-            tx = tx.expect(model::Key::Pool(parent.clone()), store::Expect::Exists);
-        }
-        self.commit(&grant, tx.create(Object::Pool(pool))).await?;
-        find(&self.snapshot(), id.as_str())
+        self.reshape(&grant, |snapshot| {
+            self.check_shape(snapshot, caller, &pool)?;
+            let mut tx = Transaction::new();
+            if let Some(parent) = &pool.parent {
+                tx = tx.expect(model::Key::Pool(parent.clone()), store::Expect::Exists);
+            }
+            Ok(Some(tx.create(Object::Pool(pool.clone()))))
+        })
+        .await?;
+        find(&self.snapshot(), pool.id.as_str())
     }
 
-    /// Changes a pool.
+    /// Changes a pool; what it may use changes at once.
     ///
     /// # Errors
-    /// When there is none or the caller may not.
+    /// When there is none, the caller may not, it was changed since the revision the caller has seen, or what it is to
+    /// have does not fit.
     pub async fn pool_update(
         &self,
         caller: &Caller,
@@ -176,27 +193,210 @@ impl Control {
             Action::PoolUpdate
         };
         let grant = self.grant(&snapshot, caller, action, Scope::Pool(&pool.id))?;
-        self.change(&grant, |snapshot| {
+        let parent = match &update.parent {
+            None => None,
+            Some(None) => Some(None),
+            Some(Some(parent)) => {
+                let parent = self.pool_find(caller, parent)?;
+                Some(Some(parent.id.clone()))
+            }
+        };
+        self.reshape(&grant, |snapshot| {
             let row = snapshot
                 .pool(&pool.id)
                 .ok_or_else(|| Error::not_found("pool", reference))?;
-            let mut changed = row.value().clone();
-            if let Some(description) = &update.description {
-                changed.description.clone_from(description);
+            if update.revision.is_some_and(|seen| seen != row.revision().0) {
+                return Err(Error::conflict(format!(
+                    "pool {} was changed by someone else meanwhile: look at it again, and repeat what is still right",
+                    row.name
+                )));
             }
-            if let Some(labels) = &update.labels {
-                changed.labels.clone_from(labels);
+            let changed = changed(row.value(), &update, parent.as_ref());
+            if changed == *row.value() {
+                return Ok(None);
             }
-            if let Some(policy) = &update.policy {
-                changed.policy.clone_from(policy);
+            self.authorise_slice(snapshot, caller, row.value(), &changed)?;
+            if (&changed.slice, &changed.parent) != (&row.slice, &row.parent) {
+                self.check_shape(snapshot, caller, &changed)?;
             }
-            Ok((
-                Some(Transaction::new().update(row.revision(), Object::Pool(changed))),
-                (),
-            ))
+            let tx = Transaction::new().update(row.revision(), Object::Pool(changed));
+            Ok(Some(tx))
         })
         .await?;
         find(&self.snapshot(), pool.id.as_str())
+    }
+
+    /// What a change of pools would come to: checked as if it were made, but nothing is changed.
+    ///
+    /// # Errors
+    /// As making the change.
+    pub fn pool_update_check(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        update: &PoolUpdate,
+    ) -> Result<()> {
+        let snapshot = self.snapshot();
+        let pool = self.pool_find(caller, reference)?;
+        let parent = match &update.parent {
+            None => None,
+            Some(None) => Some(None),
+            Some(Some(parent)) => Some(Some(self.pool_find(caller, parent)?.id.clone())),
+        };
+        let changed = changed(&pool, update, parent.as_ref());
+        self.authorise_slice(&snapshot, caller, &pool, &changed)?;
+        self.check_shape(&snapshot, caller, &changed)
+    }
+
+    /// Decides on a change of the pool tree and commits it: one at a time, and in this server's turn, so that two changes
+    /// never count on the same room.
+    async fn reshape(
+        &self,
+        grant: &Grant,
+        mut decide: impl FnMut(&Snapshot) -> Result<Option<Transaction>>,
+    ) -> Result<()> {
+        let _one_at_a_time = self.inner.admissions.reshaping.lock().await;
+        for _ in 0..TURN_TRIES {
+            self.take_turn().await?;
+            let snapshot = self.snapshot();
+            let Some(tx) = decide(&snapshot)? else {
+                return Ok(());
+            };
+            let Some(tx) = self.in_turn(&snapshot, tx) else {
+                continue;
+            };
+            match self.commit(grant, tx).await {
+                Ok(_) => return Ok(()),
+                Err(store::CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::conflict(
+            "pools are being changed by many others at the same time: try again",
+        ))
+    }
+
+    /// Whether a pool may be so: its form, its place in the tree, and whether what it takes is there and the caller's to
+    /// give.
+    fn check_shape(&self, snapshot: &Snapshot, caller: &Caller, pool: &Pool) -> Result<()> {
+        let invalid = |why: plan::pools::change::Invalid| Error::invalid(why.to_string());
+        check_place(snapshot, pool)?;
+        plan::pools::change::check_form(&pool.slice).map_err(invalid)?;
+        let siblings = snapshot
+            .pools()
+            .map(|row| row.value())
+            .filter(|other| other.parent == pool.parent);
+        let settings = installation(snapshot);
+        plan::pools::change::check_sizes(pool, siblings, &settings).map_err(invalid)?;
+        let (before, after) = (tree_of(snapshot, None), tree_of(snapshot, Some(pool)));
+        let raised = plan::pools::change::check_tree(&before, &after, &pool.id).map_err(invalid)?;
+        for above in raised {
+            let scope = parent_of(snapshot, &above);
+            let scope = scope.as_ref().map_or(Scope::Installation, Scope::Pool);
+            self.grant(snapshot, caller, Action::PoolSlice, scope)
+                .map_err(|_| {
+                    let name = after.node(&above).map_or("", |node| node.name.as_str());
+                    Error::new(
+                        ErrorKind::Forbidden,
+                        format!(
+                            "this would reserve more than pool {name} has, and take the rest from above it: reserve \
+                             less, or ask whoever manages {name}"
+                        ),
+                    )
+                })?;
+        }
+        Ok(())
+    }
+
+    /// What a pool may use is its parent's to say: whoever manages only the pool itself cannot raise it.
+    fn authorise_slice(
+        &self,
+        snapshot: &Snapshot,
+        caller: &Caller,
+        before: &Pool,
+        after: &Pool,
+    ) -> Result<()> {
+        if allotted(&before.slice) == allotted(&after.slice) && before.parent == after.parent {
+            return Ok(());
+        }
+        for parent in [&before.parent, &after.parent] {
+            let scope = parent.as_ref().map_or(Scope::Installation, Scope::Pool);
+            self.grant(snapshot, caller, Action::PoolSlice, scope)
+                .map_err(|_| {
+                    Error::new(
+                        ErrorKind::Forbidden,
+                        format!(
+                            "{} may not change what pool {} has: that is for whoever manages the pool above it, or an \
+                             administrator",
+                            caller.name, before.name
+                        ),
+                    )
+                })?;
+        }
+        Ok(())
+    }
+
+    /// A pool in absolute numbers, and what it is charged.
+    ///
+    /// # Errors
+    /// When the caller may not see it.
+    pub fn pool_standing(&self, caller: &Caller, pool: &PoolId) -> Result<PoolStanding> {
+        let snapshot = self.snapshot();
+        self.grant(&snapshot, caller, Action::PoolRead, Scope::Pool(pool))?;
+        self.with_ledger(|ledger| {
+            let at = ledger.tree().index(pool)?;
+            Some(PoolStanding {
+                node: ledger.tree().nodes[at].clone(),
+                own: ledger.book(at).own,
+                sum: ledger.book(at).sum,
+            })
+        })
+        .flatten()
+        .ok_or_else(|| Error::not_found("pool", pool.as_str()))
+    }
+
+    /// What holds for the whole installation.
+    ///
+    /// # Errors
+    /// When the caller may not.
+    pub fn installation_settings(&self, caller: &Caller) -> Result<Installation> {
+        let snapshot = self.snapshot();
+        self.grant(&snapshot, caller, Action::SystemRead, Scope::Installation)?;
+        Ok(installation(&snapshot))
+    }
+
+    /// Changes what holds for the whole installation.
+    ///
+    /// # Errors
+    /// When the caller may not, or the sizes of pools add up to more than the new ratio allows.
+    pub async fn installation_update(
+        &self,
+        caller: &Caller,
+        edit: impl Fn(&mut Installation) + Send,
+    ) -> Result<Installation> {
+        let snapshot = self.snapshot();
+        let grant = self.grant(
+            &snapshot,
+            caller,
+            Action::InstallationManage,
+            Scope::Installation,
+        )?;
+        self.reshape(&grant, |snapshot| {
+            let mut changed = installation(snapshot);
+            edit(&mut changed);
+            check_installation(snapshot, &changed)?;
+            let expect = snapshot
+                .installation()
+                .map_or(store::Expect::Absent, |row| {
+                    store::Expect::Revision(row.revision())
+                });
+            let tx = Transaction::new()
+                .expect(model::Key::Installation, expect)
+                .put(Object::Installation(changed));
+            Ok(Some(tx))
+        })
+        .await?;
+        Ok(installation(&self.snapshot()))
     }
 
     /// Deletes an empty pool with its images' records.
@@ -256,15 +456,18 @@ impl Control {
         Ok(usage)
     }
 
-    /// What a pool could use: in this version every host.
+    /// What a pool could use: the hosts it is confined to, inside its limit, or its size if it has no limit.
     ///
     /// # Errors
     /// When the caller may not see it.
     pub fn pool_capacity(&self, caller: &Caller, pool: &PoolId) -> Result<PoolCapacity> {
-        let snapshot = self.snapshot();
-        self.grant(&snapshot, caller, Action::PoolRead, Scope::Pool(pool))?;
+        let node = self.pool_standing(caller, pool)?.node;
         let mut sum = PoolCapacity::default();
-        for host in snapshot.hosts() {
+        for host in self
+            .snapshot()
+            .hosts()
+            .filter(|host| plan::pools::tree::matches(&host.labels, &node.hosts))
+        {
             sum.hosts += 1;
             if host.status.connected {
                 let total = host.status.facts.capacity;
@@ -275,6 +478,15 @@ impl Control {
                     .capacity
                     .plus(total.minus(model::resources::host_reserve(total)));
             }
+        }
+        let (cpu, memory) = (most(&node.cpu), most(&node.memory));
+        if let Some(cpu) = cpu {
+            let cpus = u32::try_from(cpu.div_ceil(1000)).unwrap_or(u32::MAX);
+            sum.cpus = sum.cpus.min(cpus);
+            sum.capacity.cpu.0 = sum.capacity.cpu.0.min(cpu);
+        }
+        if let Some(memory) = memory {
+            sum.capacity.memory.0 = sum.capacity.memory.0.min(memory);
         }
         Ok(sum)
     }
@@ -312,6 +524,100 @@ impl Control {
 
 /// Images forgotten in one transaction: each takes two changes, and a transaction holds 64.
 const IMAGES_AT_ONCE_MAX: usize = 25;
+
+/// The pool as it is to be.
+fn changed(pool: &Pool, update: &PoolUpdate, parent: Option<&Option<PoolId>>) -> Pool {
+    let mut changed = pool.clone();
+    if let Some(description) = &update.description {
+        changed.description.clone_from(description);
+    }
+    if let Some(labels) = &update.labels {
+        changed.labels.clone_from(labels);
+    }
+    if let Some(policy) = &update.policy {
+        changed.policy.clone_from(policy);
+    }
+    if let Some(slice) = &update.slice {
+        changed.slice.clone_from(slice);
+    }
+    if let Some(parent) = parent {
+        changed.parent.clone_from(parent);
+    }
+    changed
+}
+
+/// What of a slice is given by the parent; the rest is the pool's own affair.
+fn allotted(slice: &Slice) -> Slice {
+    Slice {
+        defaults: model::WorkloadDefaults::default(),
+        placement: None,
+        on_host_loss: None,
+        priority: 0,
+        ..slice.clone()
+    }
+}
+
+fn parent_of(snapshot: &Snapshot, pool: &PoolId) -> Option<PoolId> {
+    snapshot.pool(pool)?.parent.clone()
+}
+
+/// What a pool can count on at most or, without a limit, by its size; `None`: all there is.
+fn most(line: &plan::pools::Line) -> Option<u64> {
+    line.limit.map(|_| line.ceiling).or(line.nominal)
+}
+
+/// No pool below itself, and none too deep.
+fn check_place(snapshot: &Snapshot, pool: &Pool) -> Result<()> {
+    let Some(parent) = &pool.parent else {
+        return Ok(());
+    };
+    let above: Vec<PoolId> = ancestors(snapshot, parent).collect();
+    if above.contains(&pool.id) {
+        return Err(Error::invalid(format!(
+            "pool {} cannot be moved into itself or a pool below it",
+            pool.name
+        )));
+    }
+    if above.len() + height(snapshot, &pool.id) > POOL_DEPTH_MAX {
+        return Err(Error::invalid(format!(
+            "pools can be nested at most {POOL_DEPTH_MAX} deep"
+        )));
+    }
+    Ok(())
+}
+
+/// Number of levels from the pool down.
+fn height(snapshot: &Snapshot, pool: &PoolId) -> usize {
+    let mut level = vec![pool.clone()];
+    let mut height = 0;
+    while !level.is_empty() && height <= POOL_DEPTH_MAX {
+        height += 1;
+        level = snapshot
+            .pools()
+            .filter(|child| child.parent.as_ref().is_some_and(|id| level.contains(id)))
+            .map(|child| child.id.clone())
+            .collect();
+    }
+    height
+}
+
+/// The ratios are possible, and every group of siblings still fits into them.
+fn check_installation(snapshot: &Snapshot, settings: &Installation) -> Result<()> {
+    for ratio in [settings.cpu_overcommit, settings.memory_overcommit] {
+        if !(1000..=100_000).contains(&ratio.0) {
+            return Err(Error::invalid("an overcommit ratio must be from 1 to 100"));
+        }
+    }
+    for pool in snapshot.pools() {
+        let siblings = snapshot
+            .pools()
+            .map(|row| row.value())
+            .filter(|other| other.parent == pool.parent);
+        plan::pools::change::check_sizes(&pool, siblings, settings)
+            .map_err(|why| Error::invalid(format!("pool {}: {why}", pool.name)))?;
+    }
+    Ok(())
+}
 
 fn refuse_unless_empty(snapshot: &Snapshot, pool: &Pool) -> Result<()> {
     let mut children = snapshot

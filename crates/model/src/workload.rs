@@ -342,6 +342,7 @@ pub struct Resources {
     /// Block I/O weight, 10 to 1000.
     pub blkio_weight: Option<u16>,
     /// What is charged if nothing above says; from the pool's defaults.
+    #[serde(skip_serializing_if = "ResourceRequest::is_empty")]
     pub fallback: ResourceRequest,
 }
 
@@ -353,6 +354,14 @@ pub struct ResourceRequest {
     pub cpu_millis: Option<u64>,
     /// Bytes.
     pub memory_bytes: Option<u64>,
+}
+
+impl ResourceRequest {
+    /// Whether nothing is requested.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Resources {

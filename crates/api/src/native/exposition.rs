@@ -70,6 +70,21 @@ pub(crate) fn metrics(control: &Control, caller: &Caller) -> Result<String> {
             "Requests denied by authorisation or authentication.",
             counters.denied,
         ),
+        (
+            "plimsoll_admissions_refused_total",
+            "Claims that found no room in a pool.",
+            counters.admissions_refused,
+        ),
+        (
+            "plimsoll_ledger_audits_total",
+            "Comparisons of the pools' ledger with what it should be.",
+            counters.ledger_audits,
+        ),
+        (
+            "plimsoll_ledger_repairs_total",
+            "Differences found by them, and repaired.",
+            counters.ledger_repairs,
+        ),
     ] {
         out.family(name, "counter", help, &[(Vec::new(), value)]);
     }

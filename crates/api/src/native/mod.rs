@@ -19,6 +19,7 @@ mod failure;
 mod from_native;
 mod lines;
 mod routes;
+mod slices;
 mod table;
 mod to_native;
 mod upgrade;

@@ -73,6 +73,8 @@ table! {
     Short get    "/api/v1/info" system::info;
     Short get    "/api/v1/whoami" system::whoami;
     Short get    "/metrics" system::metrics;
+    Short get    "/api/v1/installation" system::installation;
+    Short patch  "/api/v1/installation" system::installation_update;
 
     Short get    "/api/v1/pools" pools::list;
     Short post   "/api/v1/pools" pools::create;

@@ -15,6 +15,8 @@ use wire::native::event::Event;
 use wire::native::workload as native;
 use wire::native::{Amount, Reference, access, host, image, pool};
 
+use super::slices;
+
 /// RFC 3339 in UTC.
 pub(crate) fn time(at: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(at.millis())
@@ -46,10 +48,11 @@ pub(crate) fn pool_reference(control: &Control, id: &PoolId) -> Reference {
 pub(crate) fn pool(
     control: &Control,
     caller: &Caller,
-    pool: &Pool,
+    pool: &control::Kept<Pool>,
     socket: Option<String>,
 ) -> control::Result<pool::Pool> {
     let usage = control.pool_usage(caller, &pool.id)?;
+    let standing = control.pool_standing(caller, &pool.id)?;
     let parent =
         pool.parent
             .as_ref()
@@ -70,6 +73,9 @@ pub(crate) fn pool(
         description: pool.description.clone(),
         labels: pool.labels.clone(),
         policy: policy(&pool.policy),
+        slice: slices::to_wire(&pool.slice),
+        standing: slices::standing(&standing),
+        revision: pool.revision().0,
         usage: pool::Usage {
             workloads: usage.workloads,
             running: usage.running,

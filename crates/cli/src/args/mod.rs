@@ -11,6 +11,7 @@ mod access;
 mod host;
 mod image;
 mod pool;
+mod slice;
 pub mod value;
 mod workload;
 
@@ -18,6 +19,7 @@ pub use access::{Binding, LoginArgs, TokenCommand, UserCommand};
 pub use host::HostCommand;
 pub use image::ImageCommand;
 pub use pool::{DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolUpdateArgs};
+pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
 pub use workload::{
     ExecArgs, KillArgs, LogsArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs, RunLimitArgs,
     StatsArgs, StopArgs, TopArgs, WorkloadsArgs,
@@ -139,7 +141,12 @@ pub struct YesArgs {
 pub enum Command {
     /// Make, show, change and remove pools
     #[command(subcommand, arg_required_else_help = true)]
-    Pool(PoolCommand),
+    Pool(Box<PoolCommand>),
+    /// Make pools as a file says
+    Apply(ApplyArgs),
+    /// Show and change what holds for the whole installation
+    #[command(subcommand, arg_required_else_help = true)]
+    Installation(InstallationCommand),
     /// Show, add, cordon and remove hosts
     #[command(subcommand, arg_required_else_help = true)]
     Host(HostCommand),

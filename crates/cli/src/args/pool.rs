@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ListArgs, OutputArgs, YesArgs, value};
+use super::{ListArgs, OutputArgs, SliceArgs, YesArgs, value};
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
@@ -12,11 +12,13 @@ pub enum PoolCommand {
 Examples:
   plimsoll pool create team-a
   plimsoll pool create team-a-ci --parent team-a --label stage=ci
+  plimsoll pool create finance --size 25% --hard
+  plimsoll pool create web --reserve-cpu 2 --reserve-memory 4GiB --limit-memory 8GiB --shares high
   plimsoll pool create builds --allow-runtime runc --allow-host-path /srv/cache")]
     Create(PoolCreateArgs),
     /// List pools
     Ls(ListArgs),
-    /// Show a pool
+    /// Show a pool and those below it: what is reserved, limited and used at each level
     Show {
         /// Pool, by name or id
         pool_name: String,
@@ -54,6 +56,9 @@ pub struct PoolCreateArgs {
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub slice: SliceArgs,
     /// What its tenants may do.
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -74,12 +79,21 @@ pub struct PoolUpdateArgs {
     /// Remove a label; can be repeated
     #[arg(long = "label-rm", value_name = "KEY")]
     pub labels_removed: Vec<String>,
+    /// Move it into another pool; '' for directly into the installation
+    #[arg(long, value_name = "POOL")]
+    pub parent: Option<String>,
+    /// Only check whether it could be done
+    #[arg(long)]
+    pub dry_run: bool,
     /// Replace the whole policy by the --allow-* options given (none: nothing is allowed)
     #[arg(long)]
     pub replace_policy: bool,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub slice: SliceArgs,
     /// What its tenants may do.
     #[command(flatten)]
     pub policy: PolicyArgs,

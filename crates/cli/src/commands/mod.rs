@@ -3,6 +3,7 @@
 //! Start at [`execute`].
 
 mod access;
+mod apply;
 mod docker_env;
 mod events;
 mod exec;
@@ -13,6 +14,7 @@ mod logs;
 mod pool;
 mod run;
 mod session;
+mod slice;
 mod spec;
 mod stats;
 mod system;
@@ -40,7 +42,9 @@ pub(crate) async fn execute(cli: Cli) -> Result<u8> {
 
 async fn with_app(app: &App, command: Command) -> Result<u8> {
     match command {
-        Command::Pool(command) => pool::execute(app, command).await,
+        Command::Pool(command) => pool::execute(app, *command).await,
+        Command::Apply(args) => apply::apply(app, &args).await,
+        Command::Installation(command) => system::installation(app, command).await,
         Command::Host(command) => host::execute(app, command).await,
         Command::Run(args) => return run::run(app, *args).await,
         Command::Ps(args) => workload::ps(app, &args).await,

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
 use wire::client::native::{Patience, path};
+use wire::native::List;
 use wire::native::pool::{Create, Policy, Pool, Update};
+use wire::native::slice::Slice;
 
 use crate::app::App;
 use crate::args::{Format, PolicyArgs, PoolCommand, PoolCreateArgs, PoolUpdateArgs};
 use crate::commands::list::{View, show};
+use crate::commands::slice;
 use crate::error::{Doing as _, Result};
 use crate::human;
 use crate::output::{Table, fields};
@@ -30,7 +33,12 @@ pub(super) async fn execute(app: &App, command: PoolCommand) -> Result<()> {
         }
         PoolCommand::Show { pool_name, output } => {
             let pool = get(app, &pool_name, "show").await?;
-            print(app, &pool, output.output)
+            let list: List<Pool> = app
+                .client
+                .get(&path(&["pools"]))
+                .await
+                .doing(|| "cannot list pools".into())?;
+            print(app, &pool, &list.items, output.output)
         }
         PoolCommand::Update(args) => update(app, args).await,
         PoolCommand::Rm { pools, yes } => {
@@ -59,6 +67,7 @@ async fn create(app: &App, args: PoolCreateArgs) -> Result<()> {
         description: args.description,
         labels: args.labels.into_iter().collect(),
         policy: policy(&args.policy),
+        slice: slice::changed(&Slice::default(), &args.slice)?,
     };
     let made = app
         .client
@@ -98,10 +107,15 @@ async fn update(app: &App, args: PoolUpdateArgs) -> Result<()> {
     } else {
         Some(widened(pool.policy.clone(), asked))
     };
+    let wanted = slice::changed(&pool.slice, &args.slice)?;
     let body = Update {
         description: args.description,
         labels: (labels != pool.labels).then_some(labels),
         policy,
+        slice: (wanted != pool.slice).then_some(wanted),
+        parent: args.parent,
+        revision: Some(pool.revision),
+        dry_run: args.dry_run,
     };
     let path = path(&["pools", &args.pool_name]);
     let changed = app
@@ -185,7 +199,7 @@ fn table(pools: &[Pool]) -> Table {
     table
 }
 
-fn print(app: &App, pool: &Pool, format: Format) -> Result<()> {
+fn print(app: &App, pool: &Pool, pools: &[Pool], format: Format) -> Result<()> {
     if format != Format::Table {
         return app.printer.value(pool, format);
     }
@@ -216,6 +230,7 @@ fn print(app: &App, pool: &Pool, format: Format) -> Result<()> {
                 human::size(usage.charged.memory_bytes)
             ),
         ),
+        ("Slice", slice::words(&pool.slice)),
         ("Allows", allowed(&pool.policy)),
         ("Docker", pool.docker_socket.clone().unwrap_or_default()),
         (
@@ -226,7 +241,9 @@ fn print(app: &App, pool: &Pool, format: Format) -> Result<()> {
                 human::age(&pool.created_at, now)
             ),
         ),
-    ]))
+    ]))?;
+    let text = slice::tree(pool, pools).text(app.printer.color);
+    app.printer.print(&format!("\n{text}"))
 }
 
 fn pairs(labels: &BTreeMap<String, String>) -> String {

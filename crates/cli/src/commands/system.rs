@@ -1,11 +1,13 @@
 //! `version`.
 
+use http::Method;
 use serde::Serialize;
-use wire::client::native::path;
+use wire::client::native::{Patience, path};
+use wire::native::slice::Installation;
 use wire::native::system::Version;
 
 use crate::app::App;
-use crate::args::{Format, Global};
+use crate::args::{Format, Global, InstallationCommand};
 use crate::error::{Doing as _, Result};
 use crate::exit;
 use crate::output::{Printer, fields};
@@ -58,4 +60,44 @@ pub(super) async fn version(global: &Global, format: Format) -> Result<u8> {
         format => printer.value(&both, format)?,
     }
     failure.map_or(Ok(exit::OK), Err)
+}
+
+/// Shows or changes what holds for the whole installation.
+pub(super) async fn installation(app: &App, command: InstallationCommand) -> Result<()> {
+    let path = path(&["installation"]);
+    let (settings, format): (Installation, Format) = match command {
+        InstallationCommand::Show { output } => {
+            let found = app.client.get(&path).await;
+            let settings = found.doing(|| "cannot show the installation's settings".into())?;
+            (settings, output.output)
+        }
+        InstallationCommand::Update {
+            overcommit_cpu,
+            overcommit_memory,
+            output,
+        } => {
+            let body = Installation {
+                cpu_overcommit: overcommit_cpu,
+                memory_overcommit: overcommit_memory,
+                defaults: None,
+            };
+            let changed = app
+                .client
+                .call(Method::PATCH, &path, Some(&body), Patience::Short)
+                .await;
+            let settings = changed.doing(|| "cannot change the installation's settings".into())?;
+            (settings, output.output)
+        }
+    };
+    if format != Format::Table {
+        return app.printer.value(&settings, format);
+    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let defaults = settings.defaults.clone().unwrap_or_default();
+    app.printer.print(&fields(&[
+        ("CPU overcommit", text(&settings.cpu_overcommit)),
+        ("Memory overcommit", text(&settings.memory_overcommit)),
+        ("CPU charged by default", text(&defaults.cpu_request)),
+        ("Memory charged by default", text(&defaults.memory_request)),
+    ]))
 }

@@ -2,11 +2,12 @@
 
 use model::workload::NetworkMode;
 use model::{
-    DesiredState, Key, Name, Object, PoolId, TaskStatus, Workload, WorkloadId, WorkloadSpec,
+    Claim, DesiredState, Key, Name, Object, PoolId, TaskStatus, Workload, WorkloadId, WorkloadSpec,
 };
-use store::{Expect, Snapshot, Transaction};
+use store::{CommitError, Expect, Snapshot, Transaction};
 
-use crate::caller::{Action, Caller, Scope};
+use crate::admission::{AdmitError, TURN_TRIES, installation};
+use crate::caller::{Action, Caller, Grant, Scope, ancestors};
 use crate::core::{Control, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
@@ -28,6 +29,8 @@ impl Control {
     ) -> Result<Kept<Workload>> {
         let snapshot = self.snapshot();
         let grant = self.grant(&snapshot, caller, Action::WorkloadCreate, Scope::Pool(pool))?;
+        let mut spec = spec;
+        fill_defaults(&snapshot, pool, &mut spec);
         admit(&snapshot, pool, &spec)?;
         if snapshot.image(pool, &spec.task.image_id).is_none() {
             return Err(Error::not_found("image", &spec.task.image));
@@ -71,10 +74,10 @@ impl Control {
         let tx = Transaction::new()
             .expect(Key::Pool(pool.clone()), Expect::Exists)
             .expect(image_key, Expect::Exists)
-            .create(Object::Workload(workload));
-        match self.commit(&grant, tx).await {
-            Ok(_) => {}
-            Err(store::CommitError::NameTaken { holder, .. }) => {
+            .create(Object::Workload(workload.clone()));
+        match self.commit_created(&grant, tx, &workload).await {
+            Ok(()) => {}
+            Err(AdmitError::Commit(CommitError::NameTaken { holder, .. })) => {
                 let holder = match &holder {
                     Key::Workload(id) => id.to_string(),
                     other => other.to_string(),
@@ -89,6 +92,29 @@ impl Control {
         self.workload_get(&self.snapshot(), pool, &id)
     }
 
+    /// Commits a new workload when its pool has room; again if meanwhile another server had its turn.
+    async fn commit_created(
+        &self,
+        grant: &Grant,
+        tx: Transaction,
+        workload: &Workload,
+    ) -> std::result::Result<(), AdmitError> {
+        let mut tries = 0;
+        loop {
+            self.take_turn().await.map_err(AdmitError::Other)?;
+            let snapshot = self.snapshot();
+            let claim = (&workload.id, Claim::of(workload));
+            match self
+                .commit_admitted(grant, &snapshot, tx.clone(), claim)
+                .await
+            {
+                Ok(_) => return Ok(()),
+                Err(AdmitError::OutOfTurn) if tries < TURN_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn free_name(&self, snapshot: &Snapshot, pool: &PoolId) -> Result<Name> {
         for _ in 0..64 {
             let text = crate::names::friendly(&random()?);
@@ -100,6 +126,16 @@ impl Control {
         }
         Err(Error::conflict("no free name was found: give one"))
     }
+}
+
+/// Fills in what is not given: from the pool, the pools above it, and last from the installation.
+pub(super) fn fill_defaults(snapshot: &Snapshot, pool: &PoolId, spec: &mut WorkloadSpec) {
+    let defaults = ancestors(snapshot, pool)
+        .filter_map(|id| Some(snapshot.pool(&id)?.slice.defaults))
+        .reduce(model::WorkloadDefaults::or)
+        .unwrap_or_default()
+        .or(installation(snapshot).defaults);
+    spec.task.resources.fill(&defaults);
 }
 
 /// Whether form and the policy of its pool allow a workload.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use model::{DesiredState, Object, Phase, PoolId, Workload, WorkloadId};
+use model::{Claim, DesiredState, Object, Phase, PoolId, Workload, WorkloadId};
 use store::{Snapshot, Transaction};
 
-use super::create::admit;
+use super::create::{admit, fill_defaults};
 use super::find::live;
 use super::{Changed, RemoveOptions};
+use crate::admission::refused;
 use crate::caller::{Action, Caller, Grant, Scope};
 use crate::core::{Control, Seen, random};
 use crate::error::{Error, ErrorKind, Result};
@@ -78,7 +79,7 @@ impl Control {
         let seed = random()?;
         let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
         let started = self
-            .change(grant, |snapshot| {
+            .change_admitted(grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
                 let asked = matches!(row.desired, DesiredState::Running | DesiredState::Paused);
                 let busy = !row.status.phase.is_final() || row.status.run < row.run;
@@ -90,16 +91,16 @@ impl Control {
                     }
                     return Ok((None, None));
                 }
-                admit(snapshot, pool, &row.spec)?;
                 let mut changed = row.value().clone();
-                self.find_place(snapshot, &mut changed, seed)?;
+                fill_defaults(snapshot, pool, &mut changed.spec);
+                admit(snapshot, pool, &changed.spec)?;
                 changed.desired = DesiredState::Running;
                 changed.run += 1;
+                let claim = Claim::of(&changed);
+                self.find_room(snapshot, &mut changed, &claim, seed)?;
                 let run = changed.run;
-                Ok((
-                    Some(Transaction::new().update(row.revision(), Object::Workload(changed))),
-                    Some(run),
-                ))
+                let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+                Ok((Some((tx, id.clone(), claim)), Some(run)))
             })
             .await;
         if let Err(error) = &started {
@@ -109,6 +110,26 @@ impl Control {
             }
         }
         started
+    }
+
+    /// Room in its pools, and a host. What a pool ran out of is said first; if it is all hosts together, the report on each
+    /// of them says more.
+    fn find_room(
+        &self,
+        snapshot: &Snapshot,
+        workload: &mut Workload,
+        claim: &Claim,
+        seed: u64,
+    ) -> Result<()> {
+        let id = workload.id.clone();
+        match self.would_admit(snapshot, &id, claim) {
+            Err(refusal) if refusal.exhausted.is_some() => Err(refused(&refusal)),
+            Err(refusal) => {
+                self.find_place(snapshot, workload, seed)?;
+                Err(refused(&refusal))
+            }
+            Ok(()) => self.find_place(snapshot, workload, seed),
+        }
     }
 
     /// The host of a workload: where it is already, since its files are there, else the best, whose room is claimed.

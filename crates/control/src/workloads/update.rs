@@ -1,10 +1,10 @@
 //! What of a workload can change: its name, its limits, its restart policy.
 
 use model::workload::{Resources, RestartPolicy};
-use model::{Name, Object, PoolId, Workload, WorkloadId};
+use model::{Claim, Name, Object, PoolId, Workload, WorkloadId};
 use store::Transaction;
 
-use super::create::admit;
+use super::create::{admit, fill_defaults};
 use super::find::live;
 use crate::caller::{Action, Caller, Scope};
 use crate::core::Control;
@@ -73,7 +73,7 @@ impl Control {
             Action::WorkloadControl,
             Scope::Pool(pool),
         )?;
-        self.change(&grant, |snapshot| {
+        self.change_admitted(&grant, |snapshot| {
             let row = live(snapshot, pool, id)?;
             let mut changed = row.value().clone();
             if let Some(resources) = &update.resources {
@@ -87,14 +87,14 @@ impl Control {
                 }
                 changed.spec.restart = restart;
             }
+            fill_defaults(snapshot, pool, &mut changed.spec);
             admit(snapshot, pool, &changed.spec)?;
             if changed == *row.value() {
                 return Ok((None, ()));
             }
-            Ok((
-                Some(Transaction::new().update(row.revision(), Object::Workload(changed))),
-                (),
-            ))
+            let claim = Claim::of(&changed);
+            let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+            Ok((Some((tx, id.clone(), claim)), ()))
         })
         .await
     }

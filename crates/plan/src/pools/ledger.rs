@@ -107,9 +107,8 @@ impl Ledger {
         ledger
     }
 
-    /// The same claims in another tree.
-    #[must_use]
-    pub fn with_tree(mut self, tree: Tree) -> Self {
+    /// Keeps the same claims in another tree.
+    pub fn set_tree(&mut self, tree: Tree) {
         let old = std::mem::take(&mut self.claims);
         let pools: Vec<Option<PoolId>> = self
             .tree
@@ -138,7 +137,6 @@ impl Ledger {
             self.enter(id, claim);
         }
         self.add_up();
-        self
     }
 
     fn enter(&mut self, id: WorkloadId, claim: Claim) {

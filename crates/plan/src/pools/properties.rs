@@ -421,7 +421,7 @@ proptest! {
     fn the_ledger_is_a_function_of_the_claims(pools in pools(), other in pools(), first in claims(), second in claims()) {
         let mut kept = Ledger::new(tree(&other), []);
         apply(&mut kept, &first);
-        kept = kept.with_tree(tree(&pools));
+        kept.set_tree(tree(&pools));
         apply(&mut kept, &second);
         let all: Vec<_> = first.into_iter().chain(second).collect();
         let anew = Ledger::new(tree(&pools), last(&all));

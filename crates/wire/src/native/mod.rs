@@ -15,6 +15,7 @@ pub mod host;
 pub mod image;
 pub mod pool;
 pub mod problem;
+pub mod slice;
 pub mod stream;
 pub mod system;
 pub mod workload;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::slice::{Slice, Standing};
 use super::{Amount, Reference};
 
 /// A slice of the installation; owns everything a tenant creates and has one Docker endpoint.
@@ -27,6 +28,15 @@ pub struct Pool {
     /// What its tenants may ask for beyond the safe defaults.
     #[serde(default)]
     pub policy: Policy,
+    /// What it may use of its parent, as it was asked for.
+    #[serde(default)]
+    pub slice: Slice,
+    /// What that comes to now, and what is used of it.
+    #[serde(default)]
+    pub standing: Standing,
+    /// Grows with every change of the pool.
+    #[serde(default)]
+    pub revision: u64,
     /// What it holds now.
     #[serde(default)]
     pub usage: Usage,
@@ -91,6 +101,9 @@ pub struct Create {
     /// What its tenants may ask for.
     #[serde(default)]
     pub policy: Policy,
+    /// What it may use of its parent.
+    #[serde(default)]
+    pub slice: Slice,
 }
 
 /// Changes a pool; what is absent stays.
@@ -104,6 +117,14 @@ pub struct Update {
     pub labels: Option<BTreeMap<String, String>>,
     /// The whole policy.
     pub policy: Option<Policy>,
+    /// All that it may use of its parent; what is not named goes.
+    pub slice: Option<Slice>,
+    /// Name or id of the pool it is to be in; empty: directly in the installation.
+    pub parent: Option<String>,
+    /// The revision the caller has seen: if it is another one by now, nothing is changed.
+    pub revision: Option<u64>,
+    /// Only check; nothing is changed.
+    pub dry_run: bool,
 }
 
 /// Asks for a client certificate for a pool's Docker endpoint.

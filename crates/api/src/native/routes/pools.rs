@@ -14,13 +14,13 @@ use crate::native::extract::{Asked, Body, By, OptionalBody, Segments};
 use crate::native::failure::Result;
 use crate::native::table::Native;
 use crate::native::watch::watch;
-use crate::native::{from_native, to_native};
+use crate::native::{from_native, slices, to_native};
 
 /// Days a client certificate works unless asked otherwise: short enough to be forgotten without harm.
 const CREDENTIALS_DAYS: u32 = 30;
 
 impl Native {
-    fn pool(&self, caller: &Caller, pool: &model::Pool) -> Result<Pool> {
+    fn pool(&self, caller: &Caller, pool: &control::Kept<model::Pool>) -> Result<Pool> {
         let socket = self.config.pool_sockets.as_ref().map(|folder| {
             format!(
                 "unix://{}",
@@ -72,7 +72,7 @@ pub(crate) async fn create(
         description: body.description,
         labels: body.labels,
         policy: from_native::policy(body.policy),
-        slice: model::Slice::default(),
+        slice: slices::from_wire(&body.slice)?,
     };
     let pool = native.control.pool_create(&caller, create).await?;
     Ok((StatusCode::CREATED, Json(native.pool(&caller, &pool)?)))
@@ -105,7 +105,17 @@ pub(crate) async fn update(
         description: body.description,
         labels: body.labels,
         policy: body.policy.map(from_native::policy),
+        slice: body.slice.as_ref().map(slices::from_wire).transpose()?,
+        parent: body
+            .parent
+            .map(|parent| (!parent.is_empty()).then_some(parent)),
+        revision: body.revision,
     };
+    if body.dry_run {
+        native.control.pool_update_check(&caller, &pool, &update)?;
+        let pool = native.control.pool_find(&caller, &pool)?;
+        return Ok(Json(native.pool(&caller, &pool)?));
+    }
     let pool = native.control.pool_update(&caller, &pool, update).await?;
     Ok(Json(native.pool(&caller, &pool)?))
 }

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
+use wire::native::slice::Installation;
 use wire::native::system::{Health, Info, Version, WhoAmI};
 use wire::native::{Amount, Problem};
 
-use crate::native::exposition;
-use crate::native::extract::By;
+use crate::native::extract::{Body, By};
 use crate::native::failure::{Failure, Result};
 use crate::native::table::Native;
+use crate::native::{exposition, slices};
 
 #[utoipa::path(get, path = "/healthz", tag = "system", security(()), responses(
     (status = 200, description = "The process answers.", body = Health)))]
@@ -46,6 +47,31 @@ pub(crate) async fn version(By(_caller): By) -> Json<Version> {
     (status = "default", description = "It failed.", body = Problem)))]
 pub(crate) async fn whoami(By(caller): By) -> Json<WhoAmI> {
     Json(WhoAmI { name: caller.name })
+}
+
+#[utoipa::path(get, path = "/api/v1/installation", tag = "system", operation_id = "installation_show", responses(
+    (status = 200, description = "What holds for the whole installation.", body = Installation),
+    (status = "default", description = "It failed.", body = Problem)))]
+pub(crate) async fn installation(
+    State(native): State<Native>,
+    By(caller): By,
+) -> Result<Json<Installation>> {
+    let settings = native.control.installation_settings(&caller)?;
+    Ok(Json(slices::installation_to_wire(&settings)))
+}
+
+#[utoipa::path(patch, path = "/api/v1/installation", tag = "system", operation_id = "installation_update",
+    request_body = Installation, responses(
+    (status = 200, description = "What holds now.", body = Installation),
+    (status = "default", description = "It failed.", body = Problem)))]
+pub(crate) async fn installation_update(
+    State(native): State<Native>,
+    By(caller): By,
+    Body(body): Body<Installation>,
+) -> Result<Json<Installation>> {
+    let edit = slices::installation(&body)?;
+    let settings = native.control.installation_update(&caller, edit).await?;
+    Ok(Json(slices::installation_to_wire(&settings)))
 }
 
 #[utoipa::path(get, path = "/api/v1/info", tag = "system", responses(

@@ -214,3 +214,29 @@ async fn a_complete_report_does_not_delete_what_it_does_not_name() {
     assert_eq!(w.workload().status.phase, Phase::Running);
     assert_eq!(w.workload().desired, DesiredState::Running);
 }
+
+/// Found by the simulator with seeds 1099 and 1530.
+#[tokio::test]
+async fn a_wait_that_ends_with_a_failed_restart_says_why_it_failed() {
+    for phase in [Phase::Restarting, Phase::Failed] {
+        let w = world().await;
+        let wait = w
+            .control
+            .workload_wait_begin(&admin(), &w.pool, &w.id, WaitCondition::NextExit)
+            .unwrap();
+        let failed = TaskStatus {
+            phase,
+            run: 1,
+            restart_count: 1,
+            exit_code: 128,
+            error: "no space left on the device".to_owned(),
+            finished_at: Some(model::Timestamp(9)),
+            ..TaskStatus::default()
+        };
+        w.host.report([(w.id.clone(), Some(failed))]).await;
+        let outcome = wait.await.unwrap();
+        assert_eq!(outcome.exit_code, 128);
+        let error = outcome.error.as_deref();
+        assert_eq!(error, Some("no space left on the device"), "{phase:?}");
+    }
+}

@@ -104,10 +104,12 @@ fn outcome(workload: &Workload) -> WaitOutcome {
         Phase::Pending | Phase::Preparing => workload.run > 0,
         Phase::Restarting | Phase::Exited | Phase::Failed => false,
     };
+    // What is to be tried again has an error only if it could not be started.
+    let failed = matches!(status.phase, Phase::Failed | Phase::Restarting);
     let killed = unheard && workload.desired == DesiredState::Removed;
     WaitOutcome {
         exit_code: if killed { KILLED } else { status.exit_code },
-        error: (workload.status.phase == Phase::Failed && !error.is_empty()).then(|| error.clone()),
+        error: (failed && !error.is_empty()).then(|| error.clone()),
     }
 }
 

@@ -11,12 +11,17 @@ use control::workloads::{RemoveOptions, StopOptions, WaitCondition, WorkloadUpda
 use control::{Control, Error, LinkStream};
 use model::{Name, PoolId, RestartPolicy, WorkloadId, WorkloadSpec};
 
+use wire::link::FrameKind;
+
 use crate::checker::Wait;
 use crate::cluster::Cluster;
 use crate::script::{Action, Verb};
 
 /// A user's patience: after so long a request is dropped, as when a client goes away.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Exit code of every exec.
+pub const EXEC_CODE: i32 = 3;
 
 /// What a request came to, for the trace.
 type Outcome = Result<String, Error>;
@@ -34,6 +39,9 @@ impl Cluster {
                     let (verb, past) = (*verb, self.past.clone());
                     self.request(number, async move {
                         let outcome = workload_verb(&control, &pool, &id, verb).await?;
+                        if let Answer::Executed { exit_code } = &outcome {
+                            past.with(|past| past.execs.push((id.clone(), *exit_code)));
+                        }
                         if let Answer::Waited(outcome) = &outcome {
                             past.with(|past| {
                                 let runs = past.runs.get(&id).copied().unwrap_or(0);
@@ -189,6 +197,9 @@ impl Cluster {
 enum Answer {
     Done,
     Waited(control::workloads::WaitOutcome),
+    Executed {
+        exit_code: Option<i32>,
+    },
     Read {
         #[expect(dead_code, reason = "for the trace, which shows it by Debug")]
         bytes: usize,
@@ -254,16 +265,21 @@ async fn workload_verb(
         }
         Verb::Exec => {
             let create = ExecCreate {
-                args: vec!["sleep".to_owned(), "1".to_owned(), "3".to_owned()],
+                args: vec!["sleep".to_owned(), "1".to_owned(), EXEC_CODE.to_string()],
                 ..ExecCreate::default()
             };
             let exec = control.exec_create(caller, pool, id, create).await?;
             let stream = control.exec_start(caller, pool, &exec, false, None).await?;
-            let bytes = match stream {
-                Some(stream) => read(stream).await,
-                None => 0,
+            let Some(stream) = stream else {
+                return Ok(Answer::Done);
             };
-            return Ok(Answer::Read { bytes });
+            let (bytes, whole) = read(stream).await;
+            if !whole {
+                // The client was told so; what the exec came to is then not its business.
+                return Ok(Answer::Read { bytes });
+            }
+            let exit_code = control.exec_inspect(caller, pool, &exec)?.exit_code;
+            return Ok(Answer::Executed { exit_code });
         }
         Verb::Logs => {
             let options = FollowOptions {
@@ -274,19 +290,24 @@ async fn workload_verb(
                 stderr: true,
             };
             let stream = control.workload_follow(caller, pool, id, options).await?;
-            let bytes = read(stream).await;
+            let (bytes, _) = read(stream).await;
             return Ok(Answer::Read { bytes });
         }
     }
     Ok(Answer::Done)
 }
 
-async fn read(mut stream: LinkStream) -> usize {
+/// Bytes of a stream, and whether it came to its end without an error.
+async fn read(mut stream: LinkStream) -> (usize, bool) {
     let mut bytes = 0;
+    let mut last = None;
     while let Some(frame) = stream.recv.recv().await {
         bytes += frame.payload.len();
+        if last != Some(FrameKind::Error) {
+            last = Some(frame.kind);
+        }
     }
-    bytes
+    (bytes, last == Some(FrameKind::End))
 }
 
 async fn imported(mut events: control::images::ImportStream) -> Outcome {

@@ -37,7 +37,7 @@ const fn invariant(
 }
 
 /// All of them.
-pub const ALL: [Invariant; 22] = [
+pub const ALL: [Invariant; 23] = [
     invariant("unique-names", When::Always, unique_names),
     invariant("started-is-placed", When::Always, started_is_placed),
     invariant("status-not-ahead", When::Always, status_not_ahead),
@@ -51,6 +51,7 @@ pub const ALL: [Invariant; 22] = [
     invariant("generations-grow", When::Always, generations_grow),
     invariant("revisions-grow", When::Always, revisions_grow),
     invariant("waits-true", When::Always, waits_true),
+    invariant("execs-true", When::Always, execs_true),
     invariant("hosts-connected", When::Settled, hosts_connected),
     invariant("removed-is-gone", When::Settled, removed_is_gone),
     invariant("running-as-wanted", When::Settled, running_as_wanted),
@@ -237,7 +238,7 @@ fn waits_true(world: &World) -> Result<(), String> {
             world.past.starts.range(of_run).next().is_some()
         };
         let made_up = (runs == 0 && code == 0)
-            || FAILED_START.contains(&code)
+            || (FAILED_START.contains(&code) && wait.outcome.error.is_some())
             || (code == NEVER_STARTED && (1..=runs).any(|run| !begun(run)))
             || (code == LOST && !world.past.lost_power.is_empty());
         if !real && !made_up {
@@ -250,6 +251,17 @@ fn waits_true(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Execs outlive agents and links: if the client was not told otherwise, the exit code is the true one.
+fn execs_true(world: &World) -> Result<(), String> {
+    let wanted = Some(crate::verbs::EXEC_CODE);
+    match world.past.execs.iter().find(|(_, code)| *code != wanted) {
+        Some((id, code)) => Err(format!(
+            "an exec in {id} is said to have ended with {code:?}"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn hosts_connected(world: &World) -> Result<(), String> {

@@ -41,6 +41,8 @@ pub struct PastView {
     pub revisions: (u64, u64),
     /// Generations in the order hosts named them when they came: the last two.
     pub generations: BTreeMap<HostId, (u64, u64)>,
+    /// Exit codes of execs whose streams came to their end.
+    pub execs: Vec<(WorkloadId, Option<i32>)>,
     /// Answered waits.
     pub waits: Vec<Wait>,
     /// Workloads that lost power.

@@ -151,6 +151,7 @@ fn harm(world: &mut World, name: &str) {
         "generations-grow" => drop(world.past.generations.insert(host(1), (9, 8))),
         "revisions-grow" => world.past.revisions = (9, 9),
         "waits-true" => waited(world, 3),
+        "execs-true" => world.past.execs.push((id(1), Some(137))),
         "hosts-connected" => on_host(world, 2).connected = false,
         "removed-is-gone" => first(world).desired = DesiredState::Removed,
         "running-as-wanted" => first(world).status.phase = Phase::Pending,

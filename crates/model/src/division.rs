@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::Resource;
 use crate::{CpuMillis, HostId, MemoryBytes, PoolId};
 
 /// The parts of all pools on one host; stored, so that every server divides from the same state and the last division
@@ -14,6 +15,30 @@ pub struct Division {
     pub host: HostId,
     /// Each pool's part. A pool without one is not bounded there.
     pub pools: BTreeMap<PoolId, HostPool>,
+    /// Limits of earlier divisions that may still be in force, until the host has said that this one is. Nobody else may
+    /// count on what is between these and the new ones.
+    #[serde(default)]
+    pub unconfirmed: BTreeMap<PoolId, Unconfirmed>,
+}
+
+/// The most a host may still have in force of a pool; `None`: it may be without bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// CPU.
+    pub cpu: Option<CpuMillis>,
+    /// Memory.
+    pub memory: Option<MemoryBytes>,
+}
+
+impl Unconfirmed {
+    /// Of one resource, in thousandths of a core or bytes.
+    #[must_use]
+    pub fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Cpu => self.cpu.map(|it| it.0),
+            Resource::Memory => self.memory.map(|it| it.0),
+        }
+    }
 }
 
 /// A pool's part of one host, for the pool's cgroup there; it bounds the pool with everything below it.

@@ -2,28 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use model::{HostId, PoolId};
+use model::{CpuMillis, HostId, HostPool, MemoryBytes, PoolId};
 
 use super::hosts::{Division, HostPart};
 use crate::pools::Tree;
 use crate::pools::tree::ROOT;
-
-/// A pool's part of one host, as its control group there needs it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PoolOnHost {
-    /// The pool whose group it is in; `None`: directly below Plimsoll's own.
-    pub parent: Option<PoolId>,
-    /// Weight against its siblings on this host, 1 to 10000 (cgroup v2's `cpu.weight`).
-    pub cpu_weight: u32,
-    /// CPU it may never pass here, in thousandths of a core; `None`: no limit.
-    pub cpu_limit: Option<u64>,
-    /// Memory that is protected here, in bytes.
-    pub memory_low: u64,
-    /// Memory above which it is slowed down and reclaimed from, in bytes; `None`: no such line.
-    pub memory_high: Option<u64>,
-    /// Memory it may never pass here, in bytes; `None`: no limit.
-    pub memory_limit: Option<u64>,
-}
 
 /// Highest weight of cgroup v2's `cpu.weight`.
 const WEIGHT_MAX: u64 = 10_000;
@@ -38,22 +21,22 @@ pub fn host_pools(
     (cpu, memory): (&Division, &Division),
     hosts: &[HostId],
     rooms: &[u64],
-) -> BTreeMap<HostId, BTreeMap<PoolId, PoolOnHost>> {
-    let mut told: BTreeMap<HostId, BTreeMap<PoolId, PoolOnHost>> = BTreeMap::new();
+) -> BTreeMap<HostId, BTreeMap<PoolId, HostPool>> {
+    let mut told: BTreeMap<HostId, BTreeMap<PoolId, HostPool>> = BTreeMap::new();
     for (at, node) in tree.nodes.iter().enumerate() {
         let Some(pool) = &node.pool else { continue };
         let parent = node
             .parent
             .filter(|parent| *parent != ROOT)
             .and_then(|parent| tree.nodes[parent].pool.clone());
-        let mut entry = |part: &HostPart, set: &dyn Fn(&mut PoolOnHost)| {
+        let mut entry = |part: &HostPart, set: &dyn Fn(&mut HostPool)| {
             let Some(host) = hosts.get(part.host as usize) else {
                 return;
             };
             let of_host = told.entry(host.clone()).or_default();
-            let line = of_host.entry(pool.clone()).or_insert_with(|| PoolOnHost {
+            let line = of_host.entry(pool.clone()).or_insert_with(|| HostPool {
                 parent: parent.clone(),
-                ..PoolOnHost::default()
+                ..HostPool::default()
             });
             set(line);
         };
@@ -62,14 +45,14 @@ pub fn host_pools(
             entry(part, &|line| {
                 let weight = model::amount::scale(part.amount, WEIGHT_MAX, room.max(1));
                 line.cpu_weight = u32::try_from(weight.clamp(1, WEIGHT_MAX)).unwrap_or(1);
-                line.cpu_limit = part.limit;
+                line.cpu_limit = part.limit.map(CpuMillis);
             });
         }
         for part in &memory.nodes[at] {
             entry(part, &|line| {
-                line.memory_low = part.reserved;
-                line.memory_high = part.limit.map(|limit| part.amount.min(limit));
-                line.memory_limit = part.limit;
+                line.memory_low = MemoryBytes(part.reserved);
+                line.memory_high = part.limit.map(|limit| MemoryBytes(part.amount.min(limit)));
+                line.memory_limit = part.limit.map(MemoryBytes);
             });
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`fair`] divides one amount; [`pools`] goes down the pool tree; [`hosts`] divides each pool's part among hosts;
 //! [`shift`] carries a division over from one state to the next without ever passing the limit; [`lower`] makes of it
-//! what one host is told.
+//! what one host is told; [`round`] does all of it.
 //!
 //! What always holds: whole numbers that add up exactly; the same input gives the same output.
 
@@ -10,6 +10,7 @@ pub mod fair;
 pub mod hosts;
 pub mod lower;
 pub mod pools;
+pub mod round;
 pub mod shift;
 
 #[cfg(test)]
@@ -17,4 +18,3 @@ mod properties;
 
 pub use hosts::{Division, HostPart, Sample};
 pub use pools::{Demand, Entitlement};
-pub use shift::Shift;

@@ -1,0 +1,474 @@
+//! One round: from what is measured to what every host is told of the pools next.
+//!
+//! Start with [`round`]. What always holds: a pool's limit is never passed by the sum of what its hosts may have in
+//! force ([`shift`]); small differences are not told, so that steady demand leads to silence.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{
+    Capacity, CpuMillis, Division, HostId, HostPool, MemoryBytes, PoolId, Resource,
+    division::Unconfirmed,
+};
+
+use super::hosts::{self, Sample};
+use super::lower::host_pools;
+use super::pools::{Demand, Entitlement, entitle};
+use super::shift::{self, Standing};
+use crate::pools::Tree;
+
+/// A host as it stands.
+#[derive(Debug, Clone)]
+pub struct HostView<'a> {
+    /// Which.
+    pub id: &'a HostId,
+    /// What it has for pools.
+    pub room: Capacity,
+    /// Whether it can be told something now.
+    pub reachable: bool,
+    /// What it was told last.
+    pub division: Option<&'a Division>,
+    /// Whether it has said that this is in force.
+    pub confirmed: bool,
+    /// What pools do there, by their own workloads. A pool with none is not named.
+    pub pools: BTreeMap<PoolId, Local>,
+}
+
+/// What a pool's own workloads do on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Local {
+    /// What they would use if nobody held them back.
+    pub demand: Capacity,
+    /// What they are charged.
+    pub requests: Capacity,
+    /// Whether any of them runs, or may be running.
+    pub alive: bool,
+}
+
+/// A difference of more than one in so many is told.
+const NEWS_PART: u64 = 10;
+
+/// What the hosts are to be told now; a host that is to be told nothing new is not named.
+#[must_use]
+pub fn round(tree: &Tree, views: &[HostView<'_>]) -> BTreeMap<HostId, Division> {
+    let wanted = wanted(tree, views);
+    let mut parts: Vec<BTreeMap<PoolId, HostPool>> = views
+        .iter()
+        .map(|view| wanted.get(view.id).cloned().unwrap_or_default())
+        .collect();
+    let alive: Vec<BTreeSet<usize>> = views.iter().map(|view| alive(tree, view)).collect();
+    for resource in Resource::ALL {
+        shift_limits(tree, resource, views, &alive, &mut parts);
+    }
+    let mut news = BTreeMap::new();
+    for ((view, alive), pools) in views.iter().zip(&alive).zip(parts) {
+        let quiet = match view.division {
+            None => pools.is_empty(),
+            // What is confirmed now need not be reckoned with any more; that is written with the next news.
+            Some(old) => same(&old.pools, &pools),
+        };
+        if view.reachable && !quiet {
+            let bounds = |pool: &PoolId| {
+                let alive = tree.index(pool).is_some_and(|at| alive.contains(&at));
+                Resource::ALL.map(|resource| stands(view, pool, resource, alive))
+            };
+            news.insert(view.id.clone(), next(view.id, pools, bounds));
+        }
+    }
+    news
+}
+
+/// Nodes of which something runs on a host.
+fn alive(tree: &Tree, view: &HostView<'_>) -> BTreeSet<usize> {
+    let running = view.pools.iter().filter(|(_, local)| local.alive);
+    let nodes = running.filter_map(|(pool, _)| tree.index(pool));
+    nodes.flat_map(|at| tree.upwards(at)).collect()
+}
+
+/// What every host would be told if it were in force at once.
+fn wanted(tree: &Tree, views: &[HostView<'_>]) -> BTreeMap<HostId, BTreeMap<PoolId, HostPool>> {
+    let ids: Vec<HostId> = views.iter().map(|view| view.id.clone()).collect();
+    let divide = |resource| {
+        let rooms: Vec<u64> = views.iter().map(|view| of(view.room, resource)).collect();
+        let given: Vec<Entitlement> = entitle(tree, resource, &demands(tree, resource, views));
+        let division = hosts::divide(
+            tree,
+            resource,
+            &given,
+            &rooms,
+            &samples(tree, resource, views),
+        );
+        (division, rooms)
+    };
+    let ((cpu, rooms), (memory, _)) = (divide(Resource::Cpu), divide(Resource::Memory));
+    host_pools(tree, (&cpu, &memory), &ids, &rooms)
+}
+
+fn of(amount: Capacity, resource: Resource) -> u64 {
+    match resource {
+        Resource::Cpu => amount.cpu.0,
+        Resource::Memory => amount.memory.0,
+    }
+}
+
+fn demands(tree: &Tree, resource: Resource, views: &[HostView<'_>]) -> Vec<Demand> {
+    let mut own = vec![Demand::default(); tree.nodes.len()];
+    for (pool, local) in views.iter().flat_map(|view| &view.pools) {
+        if let Some(at) = tree.index(pool) {
+            own[at].demand = own[at].demand.saturating_add(of(local.demand, resource));
+            own[at].requests = own[at]
+                .requests
+                .saturating_add(of(local.requests, resource));
+        }
+    }
+    own
+}
+
+fn samples(tree: &Tree, resource: Resource, views: &[HostView<'_>]) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for (host, view) in (0u32..).zip(views) {
+        for (pool, local) in &view.pools {
+            if let Some(node) = tree.index(pool).and_then(|at| u32::try_from(at).ok()) {
+                let demand = of(local.demand, resource);
+                samples.push(Sample { node, host, demand });
+            }
+        }
+    }
+    samples
+}
+
+fn limit(pool: &HostPool, resource: Resource) -> Option<u64> {
+    match resource {
+        Resource::Cpu => pool.cpu_limit.map(|it| it.0),
+        Resource::Memory => pool.memory_limit.map(|it| it.0),
+    }
+}
+
+fn set_limit(pool: &mut HostPool, resource: Resource, value: u64) {
+    match resource {
+        Resource::Cpu => pool.cpu_limit = Some(CpuMillis(value)),
+        Resource::Memory => {
+            pool.memory_limit = Some(MemoryBytes(value));
+            pool.memory_high = pool.memory_high.map(|high| high.min(MemoryBytes(value)));
+        }
+    }
+}
+
+/// Of the limits that are wanted, those that can be told now.
+fn shift_limits(
+    tree: &Tree,
+    resource: Resource,
+    views: &[HostView<'_>],
+    alive: &[BTreeSet<usize>],
+    parts: &mut [BTreeMap<PoolId, HostPool>],
+) {
+    for (at, node) in tree.nodes.iter().enumerate() {
+        let (Some(pool), Some(whole)) = (&node.pool, node.line(resource).limit) else {
+            continue;
+        };
+        let mut targets: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
+        for (host, view) in views.iter().enumerate() {
+            let Some(part) = parts[host].get(pool) else {
+                continue;
+            };
+            targets.extend(limit(part, resource).map(|wanted| (host, wanted)));
+            let alive = alive[host].contains(&at);
+            standing.extend(stands(view, pool, resource, alive).map(|it| (host, it)));
+        }
+        if still_good(whole, &targets, &standing) {
+            targets = standing
+                .iter()
+                .filter_map(|(host, it)| Some((*host, it.told?)))
+                .collect();
+        }
+        let news = shift::step(whole, &targets, &standing);
+        for host in targets.keys() {
+            let told = standing.get(host).and_then(|it| it.told);
+            if let (Some(part), Some(now)) =
+                (parts[*host].get_mut(pool), news.get(host).copied().or(told))
+            {
+                set_limit(part, resource, now);
+            }
+        }
+    }
+}
+
+/// Whether what was told is near enough to what is wanted, and inside the limit.
+fn still_good(
+    whole: u64,
+    targets: &BTreeMap<usize, u64>,
+    standing: &BTreeMap<usize, Standing>,
+) -> bool {
+    let sum = standing
+        .values()
+        .filter_map(|it| it.told)
+        .fold(0, u64::saturating_add);
+    sum <= whole
+        && near(sum, targets.values().copied().fold(0, u64::saturating_add))
+        && targets.len() == standing.len()
+        && targets.iter().all(|(host, wanted)| {
+            let told = standing.get(host).and_then(|it| it.told);
+            told.is_some_and(|told| near(told, *wanted))
+        })
+}
+
+/// How a pool's limit stands on a host where it has workloads; `None`: nothing of it is in force there, because those
+/// workloads wait for its part.
+fn stands(view: &HostView<'_>, pool: &PoolId, resource: Resource, alive: bool) -> Option<Standing> {
+    let division = view.division;
+    let reachable = view.reachable;
+    let Some(part) = division.and_then(|division| division.pools.get(pool)) else {
+        // What runs without a part was there before the limit was.
+        let unbounded = Standing {
+            told: None,
+            most: u64::MAX,
+            reachable,
+        };
+        return alive.then_some(unbounded);
+    };
+    let told = limit(part, resource);
+    let before = division
+        .and_then(|division| division.unconfirmed.get(pool))
+        .map(|it| it.of(resource).unwrap_or(u64::MAX));
+    let now = told.unwrap_or(u64::MAX);
+    let most = if view.confirmed {
+        now
+    } else {
+        now.max(before.unwrap_or(now))
+    };
+    Some(Standing {
+        told,
+        most,
+        reachable,
+    })
+}
+
+/// The division to store: the new parts, and what may still be in force of those before.
+fn next(
+    host: &HostId,
+    pools: BTreeMap<PoolId, HostPool>,
+    bounds: impl Fn(&PoolId) -> [Option<Standing>; Resource::ALL.len()],
+) -> Division {
+    let mut unconfirmed = BTreeMap::new();
+    for (pool, part) in &pools {
+        let [cpu, memory] = bounds(pool).map(|it| it.map_or(0, |it| it.most));
+        let lowered = |most, resource| most > limit(part, resource).unwrap_or(u64::MAX);
+        if lowered(cpu, Resource::Cpu) || lowered(memory, Resource::Memory) {
+            let before = Unconfirmed {
+                cpu: (cpu < u64::MAX).then_some(CpuMillis(cpu)),
+                memory: (memory < u64::MAX).then_some(MemoryBytes(memory)),
+            };
+            unconfirmed.insert(pool.clone(), before);
+        }
+    }
+    Division {
+        host: host.clone(),
+        pools,
+        unconfirmed,
+    }
+}
+
+/// Whether the difference is too small to tell.
+fn same(old: &BTreeMap<PoolId, HostPool>, new: &BTreeMap<PoolId, HostPool>) -> bool {
+    old.len() == new.len()
+        && old
+            .iter()
+            .zip(new)
+            .all(|((a, old), (b, new))| a == b && same_part(old, new))
+}
+
+fn near(a: u64, b: u64) -> bool {
+    a.abs_diff(b) <= a.max(b) / NEWS_PART
+}
+
+fn same_part(old: &HostPool, new: &HostPool) -> bool {
+    let high = |it: &HostPool| it.memory_high.map_or(u64::MAX, |it| it.0);
+    old.parent == new.parent
+        && near(u64::from(old.cpu_weight), u64::from(new.cpu_weight))
+        && (old.cpu_limit, old.memory_limit) == (new.cpu_limit, new.memory_limit)
+        && near(high(old), high(new))
+        && near(old.memory_low.0, new.memory_low.0)
+        && old.pids_limit == new.pids_limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pools::testing::{pool, pool_id, room, slice};
+    use model::{Installation, Pool};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn id(n: u8) -> HostId {
+        HostId::from_bytes(&[n; 32])
+    }
+
+    const ROOM: Capacity = Capacity {
+        cpu: CpuMillis(4000),
+        memory: MemoryBytes(8 << 30),
+    };
+
+    fn tree(pools: &[Pool]) -> Tree {
+        Tree::resolve(
+            pools,
+            &[room(4, 8), room(4, 8), room(4, 8)],
+            &Installation::default(),
+        )
+    }
+
+    fn busy(cpu: u64, alive: bool) -> Local {
+        let amount = Capacity {
+            cpu: CpuMillis(cpu),
+            memory: MemoryBytes(cpu << 20),
+        };
+        Local {
+            demand: amount,
+            requests: amount,
+            alive,
+        }
+    }
+
+    fn view<'a>(
+        host: &'a HostId,
+        division: Option<&'a Division>,
+        confirmed: bool,
+        pools: &[(u8, Local)],
+    ) -> HostView<'a> {
+        HostView {
+            id: host,
+            room: ROOM,
+            reachable: true,
+            division,
+            confirmed,
+            pools: pools
+                .iter()
+                .map(|(n, local)| (pool_id(*n), *local))
+                .collect(),
+        }
+    }
+
+    fn limited(cpu: u64) -> Vec<Pool> {
+        vec![
+            pool(1, None, slice(json!({"cpu": {"limit": {"absolute": cpu}}}))),
+            pool(2, Some(1), slice(json!({}))),
+        ]
+    }
+
+    #[test]
+    fn a_limit_follows_demand_and_steady_demand_is_silence() {
+        let tree = tree(&limited(3000));
+        let (a, b) = (id(1), id(2));
+        let demand = [(2, busy(2000, false))];
+        let first = round(
+            &tree,
+            &[
+                view(&a, None, false, &demand),
+                view(&b, None, false, &demand),
+            ],
+        );
+        let cpu = |divisions: &BTreeMap<HostId, Division>, host: &HostId, n| {
+            divisions[host].pools[&pool_id(n)].cpu_limit.map(|it| it.0)
+        };
+        assert_eq!(cpu(&first, &a, 1), Some(1500));
+        assert_eq!(cpu(&first, &a, 2), None, "it has no limit of its own");
+        assert_eq!(first[&a].pools[&pool_id(2)].parent, Some(pool_id(1)));
+        let alive = [(2, busy(2000, true))];
+        let still = [(2, busy(2050, true))];
+        let idle = [(2, busy(100, true))];
+        let steady = round(
+            &tree,
+            &[
+                view(&a, Some(&first[&a]), true, &still),
+                view(&b, Some(&first[&b]), true, &alive),
+            ],
+        );
+        assert_eq!(steady, BTreeMap::new());
+        // Demand leaves the first host: it shrinks at once, the second grows when that is confirmed.
+        let second = round(
+            &tree,
+            &[
+                view(&a, Some(&first[&a]), true, &idle),
+                view(&b, Some(&first[&b]), true, &alive),
+            ],
+        );
+        let small = cpu(&second, &a, 1).unwrap();
+        assert!(small < 1000, "{small}");
+        assert_eq!(
+            second[&a].unconfirmed[&pool_id(1)].cpu,
+            Some(CpuMillis(1500))
+        );
+        assert!(
+            second
+                .get(&b)
+                .is_none_or(|it| it.pools[&pool_id(1)].cpu_limit == Some(CpuMillis(1500)))
+        );
+        let wait = round(
+            &tree,
+            &[
+                view(&a, Some(&second[&a]), false, &idle),
+                view(&b, Some(&first[&b]), true, &alive),
+            ],
+        );
+        assert!(
+            wait.get(&b)
+                .is_none_or(|it| it.pools[&pool_id(1)].cpu_limit == Some(CpuMillis(1500)))
+        );
+        let third = round(
+            &tree,
+            &[
+                view(&a, Some(&second[&a]), true, &idle),
+                view(&b, Some(&first[&b]), true, &alive),
+            ],
+        );
+        assert_eq!(cpu(&third, &b, 1), Some(3000 - small));
+    }
+
+    /// A host that hears late: divisions stored for it, how many of them it has taken, what it runs.
+    #[derive(Default)]
+    struct Real {
+        stored: Vec<Division>,
+        taken: usize,
+    }
+
+    proptest! {
+        /// Whatever hosts take and when, a pool's limit is not passed by what they have in force together, except that a
+        /// lowered limit takes until all have heard.
+        #[test]
+        fn a_limit_is_not_passed_at_any_step(
+            steps in proptest::collection::vec((0..3usize, 0..4000u64, 0..3usize, any::<bool>()), 1..60),
+        ) {
+            let tree = tree(&limited(3000));
+            let ids = [id(1), id(2), id(3)];
+            let mut hosts: [Real; 3] = Default::default();
+            let mut demand = [0u64; 3];
+            for (changes, to, takes, all) in steps {
+                demand[changes] = to;
+                let locals: Vec<[(u8, Local); 1]> = (0..3)
+                    .map(|h| [(2, busy(demand[h].max(1), hosts[h].taken > 0))])
+                    .collect();
+                let views: Vec<HostView<'_>> = (0..3)
+                    .map(|h| {
+                        let confirmed = hosts[h].taken == hosts[h].stored.len();
+                        view(&ids[h], hosts[h].stored.last(), confirmed, &locals[h])
+                    })
+                    .collect();
+                for (host, division) in round(&tree, &views) {
+                    let at = ids.iter().position(|id| *id == host).unwrap();
+                    hosts[at].stored.push(division);
+                }
+                for (at, host) in hosts.iter_mut().enumerate() {
+                    if all || at == takes {
+                        host.taken = host.stored.len();
+                    }
+                }
+                let in_force: u64 = hosts
+                    .iter()
+                    .filter_map(|host| host.stored.get(host.taken.checked_sub(1)?))
+                    .filter_map(|division| division.pools[&pool_id(1)].cpu_limit)
+                    .map(|it| it.0)
+                    .sum();
+                prop_assert!(in_force <= 3000, "{in_force}");
+            }
+        }
+    }
+}

@@ -14,6 +14,7 @@
 mod admission;
 pub mod caller;
 mod core;
+pub mod dividing;
 mod documents;
 pub mod error;
 pub mod events;

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use model::{Capacity, CpuMillis, HostId, MemoryBytes, PoolId, PoolUsage, Timestamp};
 
 use crate::core::{Control, now};
@@ -24,11 +26,18 @@ pub struct HostMeasure {
 #[derive(Default)]
 pub(crate) struct Measures {
     hosts: Mutex<HashMap<HostId, Arc<HostMeasure>>>,
+    /// Changes when a host says that other parts are in force.
+    confirmed: watch::Sender<u64>,
 }
 
 impl Measures {
     fn lock(&self) -> MutexGuard<'_, HashMap<HostId, Arc<HostMeasure>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever a host says that other parts are in force.
+    pub(crate) fn confirmed(&self) -> watch::Receiver<u64> {
+        self.confirmed.subscribe()
     }
 
     pub(crate) fn forget(&self, host: &HostId) {
@@ -58,10 +67,11 @@ impl Control {
                 .map(|(pool, usage)| (pool, bounded(usage, has)))
                 .collect(),
         };
-        self.inner
-            .measures
-            .lock()
-            .insert(host.clone(), Arc::new(measure));
+        let measures = &self.inner.measures;
+        let before = measures.lock().insert(host.clone(), Arc::new(measure));
+        if before.is_none_or(|before| before.applied != applied) {
+            measures.confirmed.send_modify(|count| *count += 1);
+        }
     }
 
     /// What each connected host said of its pools last.

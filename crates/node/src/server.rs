@@ -68,6 +68,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let control = Control::open(Arc::clone(&store), ControlConfig { address })
         .await
         .context("open the installation")?;
+    control::dividing::divide_pools(&control);
     let shutdown = CancellationToken::new();
     let native = api::native::NativeConfig {
         pool_sockets: Some(data.join("pools")),

@@ -6,6 +6,7 @@
 //! Start with [`message`], then [`log`] and [`state`].
 //! Always holds: a file is either absent, whole, or recognisably torn; readers never trust its length fields.
 
+pub mod capability;
 pub mod frame;
 pub mod log;
 pub mod message;

@@ -188,6 +188,11 @@ fn a_tmpfs_without_size_is_bounded_by_the_memory_limit_or_by_itself() {
 }
 
 #[test]
+fn the_shim_numbers_the_very_capabilities_that_are_admitted() {
+    assert_eq!(shim::capability::CAPABILITIES, capability::ALL);
+}
+
+#[test]
 fn capabilities_are_added_and_dropped_as_docker_does() {
     let set = |add: Value, drop: Value| {
         let workload =

@@ -5,6 +5,7 @@
 
 mod demo;
 mod engines;
+mod entitle;
 mod memory;
 mod openb;
 mod parallel;
@@ -79,6 +80,11 @@ const BENCHES: &[Bench] = &[
         name: "openb",
         what: "GPUs given out when pods of a trace are packed (--hosts, --pods, --seeds)",
         run: openb::run,
+    },
+    Bench {
+        name: "entitle",
+        what: "what 1,000 pools with 200,000 workloads may use on each of 10,000 hosts, recomputed",
+        run: entitle::run,
     },
     Bench {
         name: "store",

@@ -14,6 +14,7 @@ mod hostile_images;
 mod images;
 mod isolation;
 mod limits;
+mod pools;
 mod probes;
 mod restart;
 mod resume;

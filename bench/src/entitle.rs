@@ -95,7 +95,9 @@ fn pool(number: u64) -> Result<Pool> {
         } else {
             Amount::Absolute(unit * (number % 7))
         }),
-        limit: number.is_multiple_of(5).then_some(Amount::Absolute(unit * 4_000)),
+        limit: number
+            .is_multiple_of(5)
+            .then_some(Amount::Absolute(unit * 4_000)),
         shares: Some(match number % 4 {
             0 => Shares::High,
             1 => Shares::Low,

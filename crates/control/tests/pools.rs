@@ -395,10 +395,42 @@ async fn parallel_starts_never_pass_a_limit_and_use_all_of_it() {
     assert_eq!(control.audit_ledger(), 0);
 }
 
+/// A store whose commits are long on their way: what is decided meanwhile elsewhere is not known here.
+struct Distant(Arc<dyn store::Store>);
+
+#[async_trait::async_trait]
+impl store::Store for Distant {
+    fn snapshot(&self) -> store::Snapshot {
+        self.0.snapshot()
+    }
+
+    async fn commit(&self, tx: store::Transaction) -> Result<store::Revision, store::CommitError> {
+        // tidy: sleep: the way to a distant store is what is tested
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        self.0.commit(tx).await
+    }
+
+    fn watch(&self, from: store::Revision) -> Result<store::Watch, store::WatchError> {
+        self.0.watch(from)
+    }
+
+    fn revisions(&self) -> tokio::sync::watch::Receiver<store::Revision> {
+        self.0.revisions()
+    }
+
+    fn metrics(&self) -> store::Metrics {
+        self.0.metrics()
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
 /// Two servers on one store: whoever decides on what the other one does not know yet, loses the commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_never_admit_more_than_there_is() {
-    let store = store::open_memory();
+    let store: Arc<dyn store::Store> = Arc::new(Distant(store::open_memory()));
     let config = || ControlConfig {
         address: "127.0.0.1:7440".into(),
     };

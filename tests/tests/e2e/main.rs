@@ -10,6 +10,7 @@ mod bad_input;
 mod basics;
 mod crash;
 mod disk_full;
+mod enforcement;
 mod hostile_images;
 mod images;
 mod isolation;

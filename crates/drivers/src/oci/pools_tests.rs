@@ -44,6 +44,7 @@ struct Real {
     cgroups: Cgroups,
     pools: Pools,
     children: Vec<Child>,
+    members: Vec<HostWorkload>,
 }
 
 impl Real {
@@ -53,6 +54,7 @@ impl Real {
             pools: Pools::new(cgroups.clone()),
             cgroups,
             children: Vec::new(),
+            members: Vec::new(),
         }
     }
 
@@ -72,6 +74,7 @@ impl Real {
             .spawn()
             .unwrap();
         self.children.push(child);
+        self.members.push(member.clone());
     }
 
     fn read(&self, path: &[u8], controller: &str, file: &str) -> String {
@@ -90,8 +93,11 @@ impl Real {
 
 impl Drop for Real {
     fn drop(&mut self) {
+        // What a script started is killed with it.
+        for member in &self.members {
+            let _ = self.cgroups.workload(member).kill();
+        }
         for child in &mut self.children {
-            let _ = child.kill();
             let _ = child.wait();
         }
         let begin = Instant::now();

@@ -1,3 +1,5 @@
+//! Each filter and score by itself.
+
 use super::super::*;
 use super::*;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! The fast way decides as the exhaustive one.
+
 use super::super::search::{exhaustive, fast, place_with};
 use super::super::*;
 use super::*;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, CpuMillis, DesiredState, Gpu, GpuShare, HostId, HostPool, Image, ImageId,
-    MemoryBytes, Name, PoolId, TaskStatus, Timestamp, TokenId, WorkloadId, WorkloadSpec,
-    resources::host_reserve,
+    Capacity, CpuMillis, DesiredState, Gpu, HostId, HostPool, Image, ImageId, MemoryBytes, Name,
+    PoolId, TaskStatus, Timestamp, TokenId, WorkloadId, WorkloadSpec, resources::host_reserve,
 };
 
 /// A machine that runs an agent.
@@ -175,9 +174,6 @@ pub struct HostWorkload {
     pub desired: DesiredState,
     /// The run that is wanted.
     pub run: u64,
-    /// GPUs of the host that it has got.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gpus: Vec<GpuShare>,
 }
 
 /// What a host reports of one workload.

@@ -22,6 +22,7 @@ pub mod placement;
 pub mod pool;
 pub mod principal;
 pub mod resources;
+pub mod rule;
 pub mod slice;
 pub mod stored;
 pub mod user;

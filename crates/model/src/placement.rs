@@ -253,4 +253,7 @@ pub struct GpuShare {
     pub uuid: String,
     /// Thousandths of it.
     pub millis: u32,
+    /// Device nodes of the host to hand in.
+    #[serde(default)]
+    pub nodes: Vec<String>,
 }

@@ -7,6 +7,7 @@
 
 mod checks;
 mod facts;
+mod gpus;
 mod output;
 mod probes;
 

@@ -8,6 +8,7 @@
 mod form;
 mod kernel;
 mod mounts;
+mod placement;
 mod resources;
 mod security;
 #[cfg(test)]
@@ -54,6 +55,7 @@ fn forbidden(field: &'static str, reason: impl Into<String>) -> Refusal {
 /// The first thing that may not be.
 pub fn admit(spec: &WorkloadSpec, policy: &PoolPolicy) -> Result<(), Refusal> {
     form::check(spec)?;
+    placement::check(spec)?;
     resources::check(spec)?;
     security::check(spec, policy)?;
     mounts::check(spec, policy)?;

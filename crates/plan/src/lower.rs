@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use model::workload::DeviceMapping;
 use model::{
-    DesiredState, Host, HostDesired, HostWorkload, Image, ImageId, Pool, PoolId, Workload,
-    WorkloadId,
+    DesiredState, Host, HostDesired, HostWorkload, Image, ImageId, PlacementSpec, Pool, PoolId,
+    Workload, WorkloadId, WorkloadSpec,
 };
 
 /// What a host is told of a workload that was placed on it. `above`: the pools its pool is a slice of, outermost
@@ -26,12 +27,41 @@ pub fn host_workload(
         pool_path: above,
         pool_name: pool.name.clone(),
         name: workload.name.clone(),
-        spec: workload.spec.clone(),
+        spec: spec_for_host(workload),
         image: image_for_host(image),
         desired: workload.desired,
         run: workload.run,
-        gpus: workload.gpus.clone(),
     }
+}
+
+/// The specification with what the host has to do written out: GPUs as device nodes and the variables NVIDIA's tools
+/// look at, and no rules of placement.
+fn spec_for_host(workload: &Workload) -> WorkloadSpec {
+    let mut spec = workload.spec.clone();
+    spec.placement = PlacementSpec::default();
+    let Some(request) = spec.task.gpus.take() else {
+        return spec;
+    };
+    let nodes = workload.gpus.iter().flat_map(|share| &share.nodes);
+    let nodes: BTreeSet<&String> = nodes.collect();
+    spec.task
+        .devices
+        .extend(nodes.into_iter().map(|node| DeviceMapping {
+            host_path: node.clone(),
+            path: node.clone(),
+            permissions: "rw".into(),
+        }));
+    let uuids: Vec<&str> = workload.gpus.iter().map(|it| it.uuid.as_str()).collect();
+    let own = ["NVIDIA_VISIBLE_DEVICES=", "NVIDIA_DRIVER_CAPABILITIES="];
+    let env = &mut spec.task.env;
+    env.retain(|entry| !entry.starts_with(own[0]));
+    env.push(format!("{}{}", own[0], uuids.join(",")));
+    if !request.capabilities.is_empty() {
+        let wanted: Vec<&str> = request.capabilities.iter().map(String::as_str).collect();
+        env.retain(|entry| !entry.starts_with(own[1]));
+        env.push(format!("{}{}", own[1], wanted.join(",")));
+    }
+    spec
 }
 
 /// A host needs the content of an image, not the names a pool gives it: a new tag must not change its document.
@@ -112,4 +142,48 @@ pub fn drop_images<'a>(
         .filter(|id| host.status.images.contains(*id))
         .cloned()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn gpus_become_device_nodes_and_variables() {
+        let image = format!("sha256:{}", "a".repeat(64));
+        let workload: Workload = serde_json::from_value(json!({
+            "id": WorkloadId::from_bytes(&[1; 32]), "pool": PoolId::from_bytes(&[1; 32]), "name": "w",
+            "spec": {
+                "placement": { "spread": "web" },
+                "task": {
+                    "image": "web", "image_id": image, "env": ["A=1", "NVIDIA_VISIBLE_DEVICES=all"],
+                    "gpus": { "count": 2, "capabilities": ["compute"] },
+                },
+            },
+            "desired": DesiredState::Running, "run": 1, "host": null, "created_at": 0,
+            "gpus": [
+                { "uuid": "GPU-a", "millis": 1000, "nodes": ["/dev/nvidia0", "/dev/nvidiactl"] },
+                { "uuid": "GPU-b", "millis": 1000, "nodes": ["/dev/nvidia1", "/dev/nvidiactl"] },
+            ],
+        }))
+        .unwrap();
+        let spec = spec_for_host(&workload);
+        assert_eq!(
+            spec.task.env,
+            [
+                "A=1",
+                "NVIDIA_VISIBLE_DEVICES=GPU-a,GPU-b",
+                "NVIDIA_DRIVER_CAPABILITIES=compute"
+            ]
+        );
+        let nodes: Vec<&str> = spec
+            .task
+            .devices
+            .iter()
+            .map(|it| it.path.as_str())
+            .collect();
+        assert_eq!(nodes, ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"]);
+        assert!(spec.placement.is_empty(), "the host has no choice left");
+    }
 }

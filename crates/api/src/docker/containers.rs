@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use axum::response::Response;
 use control::{Kept, Kept as KeptObject};
 use http::StatusCode;
-use model::{Phase, Timestamp, Workload};
+use model::{ImageId, Phase, Timestamp, Workload, WorkloadId};
 use serde_json::{Value, json};
 
 use super::failure::{Failure, Result};
 use super::filters::Filters;
 use super::from_docker::create::{ContainerDraft, Resolved, container_name, platform_matches};
 use super::from_docker::host_config::NetworkWish;
+use super::from_docker::placement::Names;
 use super::reply;
 use super::request::Call;
 use super::to_docker::container::{ListContext, State, inspect as inspected, list_entry};
@@ -34,6 +35,23 @@ pub(super) fn find(call: &Call, reference: &str) -> Result<Kept<Workload>> {
             | control::ErrorKind::Full
             | control::ErrorKind::Internal => error.into(),
         })
+}
+
+/// What affinities name, in the call's pool.
+struct OfPool<'a>(&'a Call);
+
+impl Names for OfPool<'_> {
+    fn container(&self, name: &str) -> Result<WorkloadId> {
+        // 404 would make the client pull the image again.
+        let found = find(self.0, name).map_err(|failure| Failure::invalid(failure.message))?;
+        Ok(found.id.clone())
+    }
+
+    fn image(&self, name: &str) -> Result<ImageId> {
+        let found = super::images::find(self.0, name);
+        let found = found.map_err(|failure| Failure::invalid(failure.message))?;
+        Ok(found.id.clone())
+    }
 }
 
 /// The container of the path.
@@ -74,6 +92,7 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
         image: &image.id,
         config: &image.config,
         network,
+        names: &OfPool(&call),
     })?;
     let workload = call
         .control

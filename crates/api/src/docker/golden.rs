@@ -4,7 +4,25 @@ use std::path::Path;
 
 use model::image::{ImageConfig, Platform};
 
+use super::failure::Failure;
 use super::from_docker::create::{ContainerDraft, Resolved};
+use super::from_docker::placement::Names;
+
+/// A pool with one container, `web`, and no image.
+struct Nobody;
+
+impl Names for Nobody {
+    fn container(&self, name: &str) -> super::failure::Result<model::WorkloadId> {
+        match name {
+            "web" => Ok(model::WorkloadId::from_bytes(&[7; 32])),
+            _ => Err(Failure::not_found(format!("No such container: {name}"))),
+        }
+    }
+
+    fn image(&self, name: &str) -> super::failure::Result<model::ImageId> {
+        Err(Failure::not_found(format!("No such image: {name}")))
+    }
+}
 
 fn image_config() -> ImageConfig {
     ImageConfig {
@@ -35,6 +53,7 @@ fn lower(body: &[u8]) -> String {
             image: &image,
             config: &config,
             network: None,
+            names: &Nobody,
         })
     });
     match spec {

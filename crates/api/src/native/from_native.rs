@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 
 use model::image::ImageConfig;
+use model::placement::{GPU_MILLIS, GpuRequest, Neighbour};
+use model::rule::{InvalidRule, Rule};
 use model::workload::{
     DeviceMapping, DnsSpec, LogSpec, Mount, MountSource, NamespaceModes, NetworkMode, PortMapping,
     Protocol, ResourceRequest, Resources, Seccomp, Security, Ulimit,
@@ -53,6 +55,7 @@ pub(crate) fn spec(
     spec: native::WorkloadSpec,
     image: &Image,
     network: NetworkMode,
+    placement: model::PlacementSpec,
 ) -> Result<WorkloadSpec> {
     let mut labels = image.config.labels.clone();
     labels.extend(spec.labels);
@@ -81,7 +84,7 @@ pub(crate) fn spec(
         extra_hosts,
         restart: restart(spec.restart),
         auto_remove: spec.auto_remove,
-        placement: model::PlacementSpec::default(),
+        placement,
         task: task(spec.task, image)?,
     })
 }
@@ -138,7 +141,7 @@ fn task(task: native::TaskSpec, image: &Image) -> Result<TaskSpec> {
         resources: resources(task.resources),
         security: security(task.security),
         mounts,
-        gpus: None,
+        gpus: task.gpus.map(gpus),
         devices: task
             .devices
             .into_iter()
@@ -299,6 +302,40 @@ fn capability(text: &str) -> String {
         upper
     } else {
         format!("CAP_{upper}")
+    }
+}
+
+/// Rules for the choice of a host; `resolve` finds what an affinity's key and value stand for.
+pub(crate) fn placement(
+    placement: &native::Placement,
+    resolve: impl Fn(&str, &str) -> Result<Neighbour>,
+) -> Result<model::PlacementSpec> {
+    let constraints = placement.constraints.iter();
+    let affinities = placement.affinities.iter();
+    Ok(model::PlacementSpec {
+        hosts: constraints
+            .map(|text| Ok(Rule::parse(text)?.about_hosts()))
+            .collect::<Result<_>>()?,
+        affinities: affinities
+            .map(|text| Rule::parse(text)?.about_neighbours(&resolve))
+            .collect::<Result<_>>()?,
+        spread: placement.spread.clone(),
+    })
+}
+
+impl From<InvalidRule> for Failure {
+    fn from(error: InvalidRule) -> Self {
+        Failure::invalid(format!("spec.placement: {error}"))
+    }
+}
+
+fn gpus(gpus: native::Gpus) -> GpuRequest {
+    GpuRequest {
+        count: gpus.count,
+        millis: gpus.millis.unwrap_or(GPU_MILLIS),
+        models: gpus.models,
+        devices: gpus.devices,
+        capabilities: gpus.capabilities,
     }
 }
 

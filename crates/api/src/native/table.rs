@@ -94,6 +94,7 @@ table! {
     Short get    "/api/v1/pools/{pool}/workloads" workloads::list;
     Short post   "/api/v1/pools/{pool}/workloads" workloads::create;
     Short get    "/api/v1/pools/{pool}/workloads/{workload}" workloads::show;
+    Short get    "/api/v1/pools/{pool}/workloads/{workload}/explain" workloads::explain;
     Short patch  "/api/v1/pools/{pool}/workloads/{workload}" workloads::update;
     Long  delete "/api/v1/pools/{pool}/workloads/{workload}" workloads::remove;
     Long  post   "/api/v1/pools/{pool}/workloads/{workload}/start" workloads::start;

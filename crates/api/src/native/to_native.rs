@@ -4,7 +4,9 @@
 //! empty.
 
 use control::events::{Event as ControlEvent, Subject};
+use control::workloads::{Verdict, WorkloadExplanation};
 use control::{Caller, Control};
+use model::rule::Rule;
 use model::workload::{MountSource, NetworkMode, Protocol};
 use model::{
     AccessToken, Binding, Capacity, DesiredState, Host, Image, Phase, Pool, PoolId, PoolPolicy,
@@ -221,6 +223,21 @@ fn spec(spec: &WorkloadSpec) -> native::WorkloadSpec {
             }
         },
         auto_remove: spec.auto_remove,
+        placement: native::Placement {
+            constraints: spec
+                .placement
+                .hosts
+                .iter()
+                .map(|it| Rule::from(it).to_string())
+                .collect(),
+            affinities: spec
+                .placement
+                .affinities
+                .iter()
+                .map(|it| Rule::from(it).to_string())
+                .collect(),
+            spread: spec.placement.spread.clone(),
+        },
         task: task(spec),
     }
 }
@@ -259,6 +276,13 @@ fn task(spec: &WorkloadSpec) -> native::TaskSpec {
             readonly_rootfs: task.security.readonly_rootfs,
         },
         mounts: task.mounts.iter().map(mount).collect(),
+        gpus: task.gpus.as_ref().map(|gpus| native::Gpus {
+            count: gpus.count,
+            millis: Some(gpus.millis),
+            models: gpus.models.clone(),
+            devices: gpus.devices.clone(),
+            capabilities: gpus.capabilities.clone(),
+        }),
         devices: task
             .devices
             .iter()
@@ -444,5 +468,43 @@ pub(crate) fn stats(stats: &TaskStats) -> native::Stats {
         block_write_bytes: stats.block_io.1,
         network_rx_bytes: rx,
         network_tx_bytes: tx,
+    }
+}
+
+/// Why a workload is where it is, and what every host would say to it now.
+pub(crate) fn explanation(of: WorkloadExplanation) -> native::Explanation {
+    let hosts = of.now.hosts.into_iter().map(|host| {
+        let (mut filter, mut reason, mut score) = (None, None, None);
+        match host.verdict {
+            Verdict::Refused {
+                filter: first,
+                reason: why,
+            } => {
+                filter = Some(first.to_owned());
+                reason = Some(why);
+            }
+            Verdict::Fits(it) => {
+                score = Some(native::PlacementScore {
+                    failures: it.failures,
+                    zone_alike: it.zone_alike,
+                    host_alike: it.host_alike,
+                    fragments: it.fragments,
+                    load: it.load,
+                });
+            }
+        }
+        native::HostVerdict {
+            host: host.name,
+            filter,
+            reason,
+            score,
+        }
+    });
+    native::Explanation {
+        host: of.host,
+        placement: of.placement,
+        chosen: of.now.chosen,
+        given_up: of.now.given_up,
+        hosts: hosts.collect(),
     }
 }

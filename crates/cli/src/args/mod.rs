@@ -21,8 +21,8 @@ pub use image::ImageCommand;
 pub use pool::{DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolUpdateArgs};
 pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
 pub use workload::{
-    ExecArgs, KillArgs, LogsArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs, RunLimitArgs,
-    StatsArgs, StopArgs, TopArgs, WorkloadsArgs,
+    ExecArgs, KillArgs, LogsArgs, PlacementArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs,
+    RunLimitArgs, StatsArgs, StopArgs, TopArgs, WorkloadsArgs,
 };
 
 const ABOUT: &str = "Container pools over many hosts: load your hosts to the line, never below it";
@@ -191,6 +191,19 @@ pub enum Command {
         /// JSON or YAML
         #[arg(long, short = 'o', value_enum, default_value_t = Format::Json, value_name = "FORMAT")]
         output: Format,
+    },
+    /// Show why a workload is where it is, or why it is pending
+    #[command(after_help = "\
+Every host with the first filter it fails, or its score (less is better).
+Examples:
+  plimsoll explain web
+  plimsoll explain web -o json")]
+    Explain {
+        /// Workload, by name or id
+        workload: String,
+        /// How to print.
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Show what happened and happens
     Events(EventsArgs),

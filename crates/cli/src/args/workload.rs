@@ -5,6 +5,39 @@ use wire::native::workload::{Mount, RestartPolicy};
 
 use super::{Format, ListArgs, YesArgs, value};
 
+/// Where a workload is to be placed.
+#[derive(Debug, Clone, Args)]
+pub struct PlacementArgs {
+    /// What the host must be, for example zone==a, disk!=hdd; ==~ and !=~ for should; can be repeated
+    #[arg(long, value_name = "RULE", help_heading = "Placement")]
+    pub constraint: Vec<String>,
+    /// What must be there, for example app!=web, workload==db; with zone: before it about the zone; can be repeated
+    #[arg(long, value_name = "RULE", help_heading = "Placement")]
+    pub affinity: Vec<String>,
+    /// Spread workloads with this word over zones and hosts
+    #[arg(long, value_name = "WORD", help_heading = "Placement")]
+    pub spread: Option<String>,
+    /// Number of GPUs
+    #[arg(long, value_name = "COUNT", help_heading = "Placement")]
+    pub gpus: Option<u32>,
+    /// Thousandths of each GPU; without: whole ones
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "gpus",
+        help_heading = "Placement"
+    )]
+    pub gpu_millis: Option<u32>,
+    /// Model of GPU that will do; can be repeated
+    #[arg(
+        long,
+        value_name = "MODEL",
+        requires = "gpus",
+        help_heading = "Placement"
+    )]
+    pub gpu_model: Vec<String>,
+}
+
 /// Makes and starts a workload.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -55,6 +88,9 @@ pub struct RunArgs {
     /// File with NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<std::path::PathBuf>,
+    /// Where it is to be placed.
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     /// Folder to start in
     #[arg(long, short = 'w', value_name = "DIR")]
     pub workdir: Option<String>,

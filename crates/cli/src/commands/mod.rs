@@ -7,6 +7,7 @@ mod apply;
 mod docker_env;
 mod events;
 mod exec;
+mod explain;
 mod host;
 mod image;
 mod list;
@@ -60,6 +61,9 @@ async fn with_app(app: &App, command: Command) -> Result<u8> {
         Command::Rename { workload, name } => workload::rename(app, &workload, &name).await,
         Command::Rm(args) => workload::rm(app, &args).await,
         Command::Inspect { names, output } => workload::inspect(app, &names, output).await,
+        Command::Explain { workload, output } => {
+            explain::explain(app, &workload, output.output).await
+        }
         Command::Events(args) => events::events(app, &args).await,
         Command::Stats(args) => stats::stats(app, &args).await,
         Command::Top(args) => stats::top(app, &args).await,

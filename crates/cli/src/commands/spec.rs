@@ -1,10 +1,10 @@
 //! From the options of `run` to a specification: pure apart from reading env files and this program's environment.
 
 use wire::native::workload::{
-    Device, Resources, Security, TaskSpec, Ulimit, WorkloadCreate, WorkloadSpec,
+    Device, Gpus, Placement, Resources, Security, TaskSpec, Ulimit, WorkloadCreate, WorkloadSpec,
 };
 
-use crate::args::RunArgs;
+use crate::args::{PlacementArgs, RunArgs};
 use crate::error::{Doing as _, Failure, Result};
 use crate::exit;
 
@@ -28,6 +28,7 @@ pub(super) fn create(args: &RunArgs) -> Result<WorkloadCreate> {
         extra_hosts: attach.add_host.clone(),
         restart: args.restart.unwrap_or_default(),
         auto_remove: args.rm,
+        placement: placement(&args.placement),
         task: TaskSpec {
             image: args.image.clone(),
             entrypoint: args.entrypoint.as_ref().map(|program| {
@@ -53,6 +54,7 @@ pub(super) fn create(args: &RunArgs) -> Result<WorkloadCreate> {
             resources: resources(args),
             security: security(args),
             mounts,
+            gpus: gpus(&args.placement),
             devices: args.limits.device.iter().map(|text| device(text)).collect(),
             sysctls: args.limits.sysctl.iter().cloned().collect(),
             ulimits: args
@@ -94,6 +96,24 @@ fn security(args: &RunArgs) -> Security {
         no_new_privileges: args.limits.no_new_privileges,
         readonly_rootfs: args.attach.read_only,
     }
+}
+
+fn placement(args: &PlacementArgs) -> Placement {
+    Placement {
+        constraints: args.constraint.clone(),
+        affinities: args.affinity.clone(),
+        spread: args.spread.clone(),
+    }
+}
+
+fn gpus(args: &PlacementArgs) -> Option<Gpus> {
+    Some(Gpus {
+        count: args.gpus?,
+        millis: args.gpu_millis,
+        models: args.gpu_model.iter().cloned().collect(),
+        devices: Default::default(),
+        capabilities: Default::default(),
+    })
 }
 
 /// `NAME=value` as it is; `NAME` with its value here, or left out if it has none. Files come first.

@@ -17,6 +17,7 @@ mod wait;
 pub use explain::WorkloadExplanation;
 pub(crate) use find::running_host;
 pub(crate) use placing::Circumstances;
+pub use plan::place::{Explanation, HostVerdict, Score, Verdict};
 pub use remove::RemoveOptions;
 pub use stop::StopOptions;
 pub use update::WorkloadUpdate;

@@ -6,7 +6,7 @@ use std::path::Path;
 use model::host::HostFacts;
 use model::{Capacity, CpuMillis, MemoryBytes};
 
-use super::probes;
+use super::{gpus, probes};
 
 /// Facts of this machine. `address` is where others reach it; `runtimes` are OCI runtimes that may be named, with
 /// their programs: those that are there are told.
@@ -28,7 +28,7 @@ pub(crate) fn facts(address: &str, runtimes: &[(&str, &Path)]) -> HostFacts {
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
         address: address.to_owned(),
         runtimes: present.map(|(name, _)| (*name).to_owned()).collect(),
-        gpus: Vec::new(),
+        gpus: gpus::gpus(Path::new("/")),
     }
 }
 

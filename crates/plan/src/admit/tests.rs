@@ -271,3 +271,20 @@ fn memory_file_systems_are_bounded_by_a_memory_limit_or_by_size() {
     check(task(0, none, None), &policy, "!shm_size");
     check(task(1 << 20, 0.into(), None), &policy, "!mounts.tmpfs");
 }
+
+#[test]
+fn gpus_and_rules_are_bounded() {
+    let gpus = |gpus: serde_json::Value| serde_json::json!({"task": {"gpus": gpus}});
+    let policy = PoolPolicy::default();
+    for (request, expect) in [
+        (serde_json::json!({"count": 2, "millis": 500}), ""),
+        (serde_json::json!({"count": 0}), "!gpus"),
+        (serde_json::json!({"count": 1, "millis": 1001}), "!gpus"),
+        (serde_json::json!({"count": 2, "devices": ["0"]}), "!gpus"),
+    ] {
+        check(gpus(request), &policy, expect);
+    }
+    let rule = serde_json::json!({"attribute": {"of": "zone"}, "values": ["a"]});
+    let rules = serde_json::json!({"placement": {"hosts": vec![rule; 33]}});
+    check(rules, &policy, "!placement");
+}

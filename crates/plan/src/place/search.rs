@@ -91,6 +91,7 @@ fn shares(query: &Query<'_>, host: &HostState) -> Vec<GpuShare> {
         .map(|at| GpuShare {
             uuid: host.gpus[at].gpu.uuid.clone(),
             millis,
+            nodes: host.gpus[at].gpu.nodes.clone(),
         })
         .collect()
 }

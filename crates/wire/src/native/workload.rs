@@ -134,8 +134,104 @@ pub struct WorkloadSpec {
     pub restart: RestartPolicy,
     /// Remove it when its task has ended for good.
     pub auto_remove: bool,
+    /// Which hosts it may be on, and which it would rather be on.
+    #[serde(skip_serializing_if = "Placement::is_empty")]
+    pub placement: Placement,
     /// Its task.
     pub task: TaskSpec,
+}
+
+/// Rules for the choice of a host: `KEY==VALUE` or `KEY!=VALUE`, with `~` before the value if the rule should rather
+/// than must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Placement {
+    /// About the host: `node`, `zone`, `architecture`, `operatingsystem`, `kernelversion` or a label, for example
+    /// `zone==a|b`, `disk!=~hdd`; `*` in a value stands for any text.
+    pub constraints: Vec<String>,
+    /// About what is there: `workload` (name or id), `image` or a label of workloads of the pool, for example
+    /// `app!=web`; about the zone with `zone:` before the key.
+    pub affinities: Vec<String>,
+    /// Workloads of the pool with the same word are spread over zones and hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+}
+
+impl Placement {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// GPUs a task asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gpus {
+    /// How many devices.
+    pub count: u32,
+    /// Thousandths of each of them, 1 to 1000; absent: whole ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u32>,
+    /// Models that will do; empty: any.
+    #[serde(default)]
+    pub models: BTreeSet<String>,
+    /// These devices only, by UUID or number; empty: any.
+    #[serde(default)]
+    pub devices: BTreeSet<String>,
+    /// What the driver is to offer inside, for example `compute`.
+    #[serde(default)]
+    pub capabilities: BTreeSet<String>,
+}
+
+/// Why a workload is where it is, and what every host would say to it now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The host it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What was said when it was placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
+    /// The host it would be placed on now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<String>,
+    /// Rules that would have to be given up for it.
+    pub given_up: Vec<String>,
+    /// Every host.
+    pub hosts: Vec<HostVerdict>,
+}
+
+/// What a host would say to a workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostVerdict {
+    /// Its name.
+    pub host: String,
+    /// The first filter it fails; absent: it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Why it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its score, if it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<PlacementScore>,
+}
+
+/// The score of a host; compared in the order of the fields, less is better.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlacementScore {
+    /// Workloads of the same image that could not be started there.
+    pub failures: u32,
+    /// Workloads like it in its zone.
+    pub zone_alike: u32,
+    /// Workloads like it on it.
+    pub host_alike: u32,
+    /// GPU capacity that becomes unusable, in GPUs; only if the pool packs.
+    pub fragments: f64,
+    /// Load after it is placed and bytes to fetch in one number.
+    pub load: f64,
 }
 
 /// One process tree with its own root file system.
@@ -176,6 +272,9 @@ pub struct TaskSpec {
     pub mounts: Vec<Mount>,
     /// Host devices handed in.
     pub devices: Vec<Device>,
+    /// GPUs it asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Gpus>,
     /// Kernel parameters of its namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Process limits.

@@ -9,6 +9,7 @@ use model::{ImageId, TaskSpec, WorkloadId, WorkloadSpec};
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, Value, shown};
 use super::host_config::{HostDraft, Join, NetworkWish, host_config};
+use super::placement::{Names, PlacementDraft, gpus_of_labels, take_placement};
 use super::ports::take_exposed;
 use super::small::signal;
 
@@ -23,6 +24,7 @@ pub(in crate::docker) struct ContainerDraft {
     pub(in crate::docker) network: NetworkWish,
     /// Whose other namespaces it wants to share.
     pub(in crate::docker) joins: Vec<Join>,
+    placement: PlacementDraft,
     labels: BTreeMap<String, String>,
     hostname: String,
     domainname: String,
@@ -41,7 +43,7 @@ pub(in crate::docker) struct ContainerDraft {
 }
 
 /// What the draft's names were resolved to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(in crate::docker) struct Resolved<'a> {
     /// The image.
     pub(in crate::docker) image: &'a ImageId,
@@ -49,6 +51,8 @@ pub(in crate::docker) struct Resolved<'a> {
     pub(in crate::docker) config: &'a ImageConfig,
     /// The container whose network is shared.
     pub(in crate::docker) network: Option<WorkloadId>,
+    /// Finds what affinities name.
+    pub(in crate::docker) names: &'a dyn Names,
 }
 
 impl ContainerDraft {
@@ -65,17 +69,20 @@ impl ContainerDraft {
         let mut host = host_config(fields.object("HostConfig")?)?;
         host.mounts.add_volumes(fields.set("Volumes")?)?;
         let network = networking(&mut fields, &host)?;
+        let labels = fields.text_map("Labels")?;
+        let mut env = fields.texts("Env")?;
         let draft = Self {
+            placement: take_placement(&mut env, &labels)?,
             image: fields.text("Image")?,
             name: fields.text("name")?,
             network,
             joins: std::mem::take(&mut host.joins),
-            labels: fields.text_map("Labels")?,
+            labels,
             hostname: fields.text("Hostname")?,
             domainname: fields.text("Domainname")?,
             entrypoint: fields.words("Entrypoint")?,
             cmd: fields.words("Cmd")?.unwrap_or_default(),
-            env: fields.texts("Env")?,
+            env,
             working_dir: fields.text("WorkingDir")?,
             user: user(&mut fields)?,
             tty: fields.bool("Tty")?,
@@ -112,16 +119,11 @@ impl ContainerDraft {
                 own
             }
         };
+        let placement = self.placement.lower(resolved.names)?;
+        let gpus = gpus_of_labels(self.host.resources.gpus.clone(), &self.labels)?;
         let mut labels = config.labels.clone();
         labels.extend(self.labels);
-        let mut exposed_ports = self.exposed_ports;
-        exposed_ports.extend(config.exposed_ports.iter().cloned());
-        exposed_ports.extend(
-            self.host
-                .ports
-                .iter()
-                .map(|m| format!("{}/{}", m.port, m.protocol.as_str())),
-        );
+        let exposed_ports = exposed(self.exposed_ports, config, &self.host);
         let host = self.host;
         let network = network_mode(self.network, resolved.network.as_ref())?;
         Ok(WorkloadSpec {
@@ -135,7 +137,7 @@ impl ContainerDraft {
             extra_hosts: host.extra_hosts,
             restart: host.restart,
             auto_remove: host.auto_remove,
-            placement: model::PlacementSpec::default(),
+            placement,
             task: TaskSpec {
                 image: self.image,
                 image_id: resolved.image.clone(),
@@ -155,7 +157,7 @@ impl ContainerDraft {
                 security: host.security,
                 mounts: host.mounts.merge(&config.volumes)?,
                 devices: host.resources.devices,
-                gpus: None,
+                gpus,
                 sysctls: host.sysctls,
                 ulimits: host.resources.ulimits,
                 shm_bytes: host.shm_bytes,
@@ -166,6 +168,15 @@ impl ContainerDraft {
             },
         })
     }
+}
+
+/// Ports the request, the image and published ports name.
+fn exposed(own: BTreeSet<String>, config: &ImageConfig, host: &HostDraft) -> BTreeSet<String> {
+    let mut all = own;
+    all.extend(config.exposed_ports.iter().cloned());
+    let published = host.ports.iter();
+    all.extend(published.map(|m| format!("{}/{}", m.port, m.protocol.as_str())));
+    all
 }
 
 /// What cannot be expressed, and what concerns only the client.

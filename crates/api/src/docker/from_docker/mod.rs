@@ -9,6 +9,7 @@
 pub(super) mod create;
 pub(super) mod host_config;
 pub(super) mod mounts;
+pub(super) mod placement;
 pub(super) mod ports;
 pub(super) mod resources;
 pub(super) mod small;

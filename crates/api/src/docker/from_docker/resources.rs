@@ -5,6 +5,7 @@ use model::{CpuSet, RestartPolicy};
 
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, Value, shown};
+use super::placement::take_gpus;
 use super::small::clean_absolute;
 
 /// Billionths of a core in a thousandth.
@@ -15,6 +16,7 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 pub(in crate::docker) struct ResourceDraft {
     pub(in crate::docker) resources: Resources,
     pub(in crate::docker) devices: Vec<DeviceMapping>,
+    pub(in crate::docker) gpus: Option<model::GpuRequest>,
     pub(in crate::docker) ulimits: Vec<Ulimit>,
 }
 
@@ -77,6 +79,7 @@ pub(in crate::docker) fn take_resources(fields: &mut Fields) -> Result<ResourceD
     Ok(ResourceDraft {
         resources,
         devices: devices(fields)?,
+        gpus: take_gpus(fields)?,
         ulimits: ulimits(fields)?,
     })
 }
@@ -87,10 +90,6 @@ fn refuse_foreign(fields: &mut Fields) -> Result<()> {
     fields.forbidden(
         "DeviceCgroupRules",
         "rules for device classes are not allowed, name devices instead",
-    )?;
-    fields.unsupported(
-        "DeviceRequests",
-        "device requests (GPUs) are not supported yet",
     )?;
     for field in ["CpuRealtimePeriod", "CpuRealtimeRuntime"] {
         fields.unsupported(field, "real-time scheduling is not supported")?;

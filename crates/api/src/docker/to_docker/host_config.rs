@@ -95,7 +95,7 @@ fn resources(spec: &WorkloadSpec) -> Value {
             "CgroupPermissions": d.permissions,
         })).collect::<Vec<_>>(),
         "DeviceCgroupRules": null,
-        "DeviceRequests": null,
+        "DeviceRequests": device_requests(task),
         "MemoryReservation": it.memory_reservation.unwrap_or(0),
         "MemorySwap": it.memory_swap.unwrap_or(0),
         "MemorySwappiness": it.memory_swappiness,
@@ -245,4 +245,21 @@ pub(in crate::docker) fn mounts(mounts: &[Mount]) -> Vec<Value> {
             }
         })
         .collect()
+}
+
+/// GPUs as `--gpus` asks for them.
+fn device_requests(task: &model::TaskSpec) -> Value {
+    let Some(gpus) = &task.gpus else {
+        return Value::Null;
+    };
+    let mut capabilities = vec!["gpu"];
+    capabilities.extend(gpus.capabilities.iter().map(String::as_str));
+    let named = !gpus.devices.is_empty();
+    json!([{
+        "Driver": "",
+        "Count": if named { 0 } else { gpus.count },
+        "DeviceIDs": if named { json!(gpus.devices) } else { Value::Null },
+        "Capabilities": [capabilities],
+        "Options": {},
+    }])
 }

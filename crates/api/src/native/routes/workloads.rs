@@ -9,12 +9,13 @@ use control::workloads::{
 use control::{Caller, Kept};
 use http::StatusCode;
 use model::PoolId;
+use model::placement::Neighbour;
 use model::workload::NetworkMode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::native::workload::{
-    Changed, KillRequest, RenameRequest, StopRequest, WaitCondition as WireCondition, WaitOutcome,
-    Workload, WorkloadCreate, WorkloadUpdate,
+    Changed, Explanation, KillRequest, RenameRequest, StopRequest, WaitCondition as WireCondition,
+    WaitOutcome, Workload, WorkloadCreate, WorkloadUpdate,
 };
 use wire::native::{List, Problem};
 
@@ -82,6 +83,28 @@ impl Native {
             all.extend(self.workloads(caller, &pool.id)?);
         }
         Ok(all)
+    }
+
+    /// What an affinity's key and value stand for in a pool.
+    fn neighbour(
+        &self,
+        caller: &Caller,
+        pool: &PoolId,
+        key: &str,
+        value: &str,
+    ) -> Result<Neighbour> {
+        Ok(match key {
+            "workload" => Neighbour::Workload {
+                id: self.control.workload_find(caller, pool, value)?.id.clone(),
+            },
+            "image" => Neighbour::Image {
+                id: self.control.image_find(caller, pool, value)?.id.clone(),
+            },
+            key => Neighbour::Label {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            },
+        })
     }
 
     fn network(&self, caller: &Caller, pool: &PoolId, text: &str) -> Result<NetworkMode> {
@@ -173,7 +196,10 @@ pub(crate) async fn create(
     let image = native
         .control
         .image_find(&caller, &pool, &body.spec.task.image)?;
-    let spec = from_native::spec(body.spec, &image, network)?;
+    let placement = from_native::placement(&body.spec.placement, |key, value| {
+        native.neighbour(&caller, &pool, key, value)
+    })?;
+    let spec = from_native::spec(body.spec, &image, network, placement)?;
     let workload = native
         .control
         .workload_create(&caller, &pool, name, spec)
@@ -196,6 +222,22 @@ pub(crate) async fn show(
 ) -> Result<Json<Workload>> {
     let workload = native.workload(&caller, &at)?;
     Ok(Json(to_native::workload(&native.control, &workload)))
+}
+
+#[utoipa::path(get, path = "/api/v1/pools/{pool}/workloads/{workload}/explain", tag = "workloads", operation_id = "workload_explain",
+    params(("pool" = String, Path, description = "Name or id."), ("workload" = String, Path, description = "Name or id.")), responses(
+    (status = 200, description = "Every host with the first filter it fails, or its score.", body = Explanation),
+    (status = "default", description = "It failed.", body = Problem)))]
+pub(crate) async fn explain(
+    State(native): State<Native>,
+    By(caller): By,
+    Segments(at): At,
+) -> Result<Json<Explanation>> {
+    let workload = native.workload(&caller, &at)?;
+    let explained = native
+        .control
+        .workload_explain(&caller, &workload.pool, &workload.id)?;
+    Ok(Json(to_native::explanation(explained)))
 }
 
 #[utoipa::path(patch, path = "/api/v1/pools/{pool}/workloads/{workload}", tag = "workloads", operation_id = "workload_update",

@@ -45,6 +45,7 @@ async fn answers_are_as_documented() {
         ("get", "/api/v1/workloads".into(), None),
         ("get", format!("{pool}/workloads"), None),
         ("get", workload.into(), None),
+        ("get", format!("{workload}/explain"), None),
         (
             "patch",
             workload.into(),

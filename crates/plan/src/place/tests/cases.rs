@@ -299,6 +299,7 @@ fn gpus_are_given_by_count_model_and_thousandths() {
     half.gpus = vec![model::GpuShare {
         uuid: "GPU-3-0".into(),
         millis: 500,
+        nodes: Vec::new(),
     }];
     for (request, expected) in [
         (json!({"count": 2}), Ok("h2")),

@@ -5,20 +5,23 @@
 //! by the revisions they read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{
-    Capacity, CpuMillis, HostId, Installation, MemoryBytes, Object, PoolId, PoolUsage,
-    resources::host_reserve,
+    Capacity, CpuMillis, HostId, Installation, MemoryBytes, Object, Pool, PoolId, PoolUsage,
+    Resource, resources::host_reserve,
 };
-use plan::entitle::round::{HostView, Local, round};
+use plan::entitle::pools::Entitlement;
+use plan::entitle::round::{HostView, Local, entitlements, round};
 use plan::pools::{HostRoom, Tree};
 use store::{CommitError, Snapshot, Transaction, WatchError};
 use wire::link::MEASURE_SECONDS;
 
-use crate::caller::Action;
+use crate::caller::{Action, Caller};
 use crate::core::Control;
 use crate::error::Result;
+use crate::kept::Kept;
 use crate::measures::HostMeasure;
 
 /// Least pause between two rounds: what happens at once is seen together.
@@ -128,16 +131,97 @@ impl Control {
     }
 }
 
+/// What a pool does and may do now, over all hosts.
+#[derive(Debug, Clone)]
+pub struct PoolUse {
+    /// The pool.
+    pub pool: Kept<Pool>,
+    /// CPU in thousandths of a core.
+    pub cpu: ResourceUse,
+    /// Memory in bytes.
+    pub memory: ResourceUse,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// One resource of a pool; the pool with everything below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResourceUse {
+    /// Guaranteed.
+    pub reservation: u64,
+    /// Never exceeded.
+    pub limit: Option<u64>,
+    /// The most it could use, by limits and hosts.
+    pub ceiling: u64,
+    /// What it may use now.
+    pub entitled: u64,
+    /// What it would use if nobody held it back.
+    pub demand: u64,
+    /// What it uses, as hosts measured it last.
+    pub used: u64,
+}
+
+impl Control {
+    /// What every pool that the caller may see does and may do now, by name.
+    ///
+    /// # Errors
+    /// When the caller is not known.
+    pub fn pool_uses(&self, caller: &Caller) -> Result<Vec<PoolUse>> {
+        let pools = self.pool_list(caller)?;
+        let snapshot = self.snapshot();
+        let measures = self.host_measures();
+        let tree = tree(&snapshot);
+        let views = views(&snapshot, &tree, &measures, &|_| true);
+        let [cpu, memory] = entitlements(&tree, &views);
+        let uses = pools.into_iter().filter_map(|pool| {
+            let at = tree.index(&pool.id)?;
+            let mut sum = PoolUsage::default();
+            for usage in measures.values().filter_map(|it| it.usage.get(&pool.id)) {
+                sum.cpu_used.0 += usage.cpu_used.0;
+                sum.memory_working_set.0 += usage.memory_working_set.0;
+                sum.pids += usage.pids;
+            }
+            let of = |resource, given: &[Entitlement], used| {
+                let line = tree.nodes[at].line(resource);
+                ResourceUse {
+                    reservation: line.reservation,
+                    limit: line.limit,
+                    ceiling: line.ceiling,
+                    entitled: given[at].amount,
+                    demand: given[at].demand,
+                    used,
+                }
+            };
+            Some(PoolUse {
+                cpu: of(Resource::Cpu, &cpu, sum.cpu_used.0),
+                memory: of(Resource::Memory, &memory, sum.memory_working_set.0),
+                pids: sum.pids,
+                pool,
+            })
+        });
+        Ok(uses.collect())
+    }
+}
+
+type Measured = BTreeMap<HostId, Arc<HostMeasure>>;
+
 /// What hosts are to be told now.
 fn decide(
     snapshot: &Snapshot,
-    measures: &BTreeMap<HostId, std::sync::Arc<HostMeasure>>,
+    measures: &Measured,
     reachable: &dyn Fn(&HostId) -> bool,
 ) -> BTreeMap<HostId, model::Division> {
-    let room = |host: &model::Host| {
-        let total = host.status.facts.capacity;
-        total.minus(host_reserve(total))
-    };
+    let tree = tree(snapshot);
+    round(&tree, &views(snapshot, &tree, measures, reachable))
+}
+
+/// What a host has for pools.
+fn room(host: &model::Host) -> Capacity {
+    let total = host.status.facts.capacity;
+    total.minus(host_reserve(total))
+}
+
+fn tree(snapshot: &Snapshot) -> Tree {
     let rooms: Vec<HostRoom<'_>> = snapshot
         .hosts()
         .filter(|host| !host.cordoned)
@@ -149,31 +233,35 @@ fn decide(
     let installation = snapshot
         .installation()
         .map_or_else(Installation::default, |it| *it);
-    let tree = Tree::resolve(
+    Tree::resolve(
         snapshot.pools().map(|pool| pool.value()),
         &rooms,
         &installation,
-    );
-    let hosts: Vec<_> = snapshot.hosts().collect();
-    let views: Vec<HostView<'_>> = hosts
-        .iter()
-        .map(|host| {
-            let division = snapshot.division(&host.id);
-            let measure = measures.get(&host.id);
-            let confirmed = division.is_some_and(|division| {
-                measure.is_some_and(|measure| measure.applied >= division.revision().0)
-            });
-            HostView {
-                id: &host.value().id,
-                room: room(host),
-                reachable: reachable(&host.id),
-                division: division.map(|division| division.value()),
-                confirmed,
-                pools: locals(snapshot, &tree, &host.id, measure.map(|it| &it.usage)),
-            }
-        })
-        .collect();
-    round(&tree, &views)
+    )
+}
+
+fn views<'a>(
+    snapshot: &'a Snapshot,
+    tree: &Tree,
+    measures: &Measured,
+    reachable: &dyn Fn(&HostId) -> bool,
+) -> Vec<HostView<'a>> {
+    let view = |host: store::Row<'a, model::Host>| {
+        let division = snapshot.division(&host.id);
+        let measure = measures.get(&host.id);
+        let confirmed = division.is_some_and(|division| {
+            measure.is_some_and(|measure| measure.applied >= division.revision().0)
+        });
+        HostView {
+            id: &host.value().id,
+            room: room(host.value()),
+            reachable: reachable(&host.id),
+            division: division.map(|division| division.value()),
+            confirmed,
+            pools: locals(snapshot, tree, &host.id, measure.map(|it| &it.usage)),
+        }
+    };
+    snapshot.hosts().map(view).collect()
 }
 
 /// What each pool's own workloads do on a host: as measured, and as requested where nothing is measured yet.

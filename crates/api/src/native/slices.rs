@@ -1,5 +1,8 @@
 //! Slices of pools between the API's words and the model's.
 
+use ::wire::native::Reference;
+use ::wire::native::pool_use::{PoolUse, ResourceUse};
+use control::Control;
 use control::pools::PoolStanding;
 use model::{
     Amount, Counted, HostLoss, Installation, Percent, PlacementPolicy, Portion, QuotaKey, Ratio,
@@ -217,6 +220,32 @@ pub(crate) fn standing(standing: &PoolStanding) -> wire::Standing {
         cpu: line(Resource::Cpu),
         memory: line(Resource::Memory),
         counts: counts.collect(),
+    }
+}
+
+/// What a pool uses in the API's words.
+pub(crate) fn uses(control: &Control, uses: &control::dividing::PoolUse) -> PoolUse {
+    let of = |it: &control::dividing::ResourceUse| ResourceUse {
+        reservation: it.reservation,
+        limit: it.limit,
+        ceiling: it.ceiling,
+        entitled: it.entitled,
+        demand: it.demand,
+        used: it.used,
+        borrowed: it.used.saturating_sub(it.reservation),
+    };
+    let reference = |pool: &model::Pool| Reference {
+        id: pool.id.to_string(),
+        name: pool.name.to_string(),
+    };
+    let snapshot = control.snapshot();
+    let parent = uses.pool.parent.as_ref().and_then(|id| snapshot.pool(id));
+    PoolUse {
+        pool: reference(&uses.pool),
+        parent: parent.map(|parent| reference(parent.value())),
+        cpu: of(&uses.cpu),
+        memory: of(&uses.memory),
+        pids: uses.pids,
     }
 }
 

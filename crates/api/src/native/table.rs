@@ -77,6 +77,7 @@ table! {
     Short patch  "/api/v1/installation" system::installation_update;
 
     Short get    "/api/v1/pools" pools::list;
+    Short get    "/api/v1/pool-use" pools::uses;
     Short post   "/api/v1/pools" pools::create;
     Short get    "/api/v1/pools/{pool}" pools::show;
     Short patch  "/api/v1/pools/{pool}" pools::update;

@@ -18,7 +18,9 @@ mod workload;
 pub use access::{Binding, LoginArgs, TokenCommand, UserCommand};
 pub use host::HostCommand;
 pub use image::ImageCommand;
-pub use pool::{DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolUpdateArgs};
+pub use pool::{
+    DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolTopArgs, PoolUpdateArgs,
+};
 pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
 pub use workload::{
     ExecArgs, KillArgs, LogsArgs, PlacementArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs,

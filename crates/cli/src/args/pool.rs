@@ -26,6 +26,12 @@ Examples:
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Watch what pools use, may use now, and have borrowed
+    #[command(after_help = "\
+Examples:
+  plimsoll pool top
+  plimsoll pool top --once --output json")]
+    Top(PoolTopArgs),
     /// Change a pool; what is not named stays
     Update(PoolUpdateArgs),
     /// Remove pools that hold no workloads, with their images
@@ -37,6 +43,17 @@ Examples:
         #[command(flatten)]
         yes: YesArgs,
     },
+}
+
+/// Watches what pools use.
+#[derive(Debug, Clone, Args)]
+pub struct PoolTopArgs {
+    /// Print once instead of again and again
+    #[arg(long)]
+    pub once: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Makes a pool.

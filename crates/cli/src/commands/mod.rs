@@ -13,6 +13,7 @@ mod image;
 mod list;
 mod logs;
 mod pool;
+mod pool_top;
 mod run;
 mod session;
 mod slice;

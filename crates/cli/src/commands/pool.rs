@@ -40,6 +40,7 @@ pub(super) async fn execute(app: &App, command: PoolCommand) -> Result<()> {
                 .doing(|| "cannot list pools".into())?;
             print(app, &pool, &list.items, output.output)
         }
+        PoolCommand::Top(args) => super::pool_top::top(app, &args).await,
         PoolCommand::Update(args) => update(app, args).await,
         PoolCommand::Rm { pools, yes } => {
             let question = format!("Remove {} with all images in it?", pools.join(", "));

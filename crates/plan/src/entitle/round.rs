@@ -103,6 +103,12 @@ fn wanted(tree: &Tree, views: &[HostView<'_>]) -> BTreeMap<HostId, BTreeMap<Pool
     host_pools(tree, (&cpu, &memory), &ids, &rooms)
 }
 
+/// What every node of the tree may use now, for people: CPU and memory.
+#[must_use]
+pub fn entitlements(tree: &Tree, views: &[HostView<'_>]) -> [Vec<Entitlement>; 2] {
+    Resource::ALL.map(|resource| entitle(tree, resource, &demands(tree, resource, views)))
+}
+
 fn of(amount: Capacity, resource: Resource) -> u64 {
     match resource {
         Resource::Cpu => amount.cpu.0,

@@ -14,6 +14,7 @@ pub mod event;
 pub mod host;
 pub mod image;
 pub mod pool;
+pub mod pool_use;
 pub mod problem;
 pub mod slice;
 pub mod stream;

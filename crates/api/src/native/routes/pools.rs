@@ -7,6 +7,7 @@ use control::Caller;
 use control::pools::{PoolCreate, PoolUpdate};
 use http::StatusCode;
 use wire::native::pool::{Create, Credentials, CredentialsCreate, Pool, Update};
+use wire::native::pool_use::PoolUse;
 use wire::native::{List, Problem};
 
 use super::ListQuery;
@@ -34,6 +35,22 @@ impl Native {
         let pools = self.control.pool_list(caller)?;
         pools.iter().map(|pool| self.pool(caller, pool)).collect()
     }
+}
+
+#[utoipa::path(get, path = "/api/v1/pool-use", tag = "pools", operation_id = "pool_use", responses(
+    (status = 200, description = "What pools use and may use now, of those the caller may see.", body = List<PoolUse>),
+    (status = "default", description = "It failed.", body = Problem)))]
+pub(crate) async fn uses(
+    State(native): State<Native>,
+    By(caller): By,
+) -> Result<Json<List<PoolUse>>> {
+    let uses = native.control.pool_uses(&caller)?;
+    Ok(Json(List {
+        items: uses
+            .iter()
+            .map(|it| slices::uses(&native.control, it))
+            .collect(),
+    }))
 }
 
 #[utoipa::path(get, path = "/api/v1/pools", tag = "pools", operation_id = "pool_list", params(ListQuery), responses(

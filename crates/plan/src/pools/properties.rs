@@ -434,18 +434,20 @@ proptest! {
     #[test]
     fn what_is_admitted_stays_inside_every_line(pools in pools(), asked in claims()) {
         let mut ledger = Ledger::new(tree(&pools), []);
-        for (id, event) in asked {
-            let id = workload_id(id);
+        let mut homes = std::collections::BTreeMap::new();
+        for (number, event) in asked {
+            let id = workload_id(number);
             let before = ledger.claim(&id).unwrap_or_default();
             let Some((to, wanted)) = event else {
                 ledger.set(&id, None);
                 continue;
             };
-            if ledger.claim(&id).is_some() && to != 1 {
+            if ledger.claim(&id).is_some() && homes.get(&number) != Some(&to) {
                 // A workload never changes its pool: this one goes first.
                 ledger.set(&id, None);
                 continue;
             }
+            homes.insert(number, to);
             let Some(at) = ledger.tree().index(&pool_id(to)) else { continue };
             let books = ledger.books().to_vec();
             let answer = ledger.admit(&pool_id(to), before, wanted);

@@ -1,10 +1,11 @@
 //! Fragmentation of GPUs: how much of what is free cannot be used by what is asked for here.
 //!
 //! For each class of requests seen, what is free on a host is unusable if the host cannot take one of that class at
-//! all, and otherwise what is free on devices with less than the class needs of each. Weighed by how often the class
-//! is asked for, that is the host's fragmentation; a workload goes where it grows least (fragmentation gradient
-//! descent; Weng et al., "Beware of Fragmentation", USENIX ATC 2023). What is asked for is learned from the workloads
-//! that exist, not from figures given in advance.
+//! all, and otherwise what is free on devices with less than the class needs of each. Weighed by how much GPU the class
+//! asks for in all, that is the host's fragmentation; a workload goes where it grows least (fragmentation gradient
+//! descent; Weng et al., "Beware of Fragmentation", USENIX ATC 2023, who weigh by how often it is asked for: that
+//! gives out 0.2 to 0.7 % less of the GPUs of their trace). What is asked for is learned from the workloads that exist,
+//! not from figures given in advance.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ pub(super) struct Mix {
 }
 
 /// Classes that are looked at, the most frequent ones: the rest is rare.
-const CLASSES_MAX: usize = 64;
+const CLASSES_MAX: usize = 128;
 
 impl Mix {
     pub(super) fn add(&mut self, class: Class) {
@@ -70,7 +71,7 @@ impl Mix {
         let typical = counts.iter().map(|(class, count)| {
             let models = &class.gpus.models;
             Typical {
-                weight: i64::from(*count),
+                weight: i64::from(*count) * i64::try_from(class.gpus.total_millis()).unwrap_or(1),
                 charge: Capacity {
                     cpu: model::CpuMillis(class.cpu_millis),
                     memory: model::MemoryBytes(class.memory_bytes),

@@ -78,6 +78,7 @@ impl Control {
     ) -> Result<Option<u64>> {
         let seed = random()?;
         let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
+        let claiming = self.inner.placing.begin(id);
         let started = self
             .change_admitted(grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
@@ -103,11 +104,13 @@ impl Control {
                 Ok((Some((tx, id.clone(), claim)), Some(run)))
             })
             .await;
-        if let Err(error) = &started {
-            self.inner.placing.release(id);
-            if error.kind == ErrorKind::Exhausted {
+        match &started {
+            Ok(Some(_)) => claiming.keep(),
+            Ok(None) => {}
+            Err(error) if error.kind == ErrorKind::Exhausted => {
                 Counters::add(&self.inner.counters.placements_refused, 1);
             }
+            Err(_) => {}
         }
         started
     }

@@ -273,8 +273,10 @@ impl Cluster {
                     .insert(workload.id.clone(), Arc::new(lowered));
             }
             if let Some(record) = snapshot.host(&host.id) {
-                let dropped: Vec<_> = snapshot.dropped_images().map(|d| d.id.clone()).collect();
-                wanted.drop_images = plan::lower::drop_images(&record, dropped.iter());
+                let orders = snapshot.dropped_images();
+                let orders = orders.map(|it| (it.id.clone(), it.revision().0)).collect();
+                let in_pools = snapshot.images().map(|it| it.id.clone()).collect();
+                wanted.drop_images = plan::lower::drop_images(&record, &orders, &in_pools);
             }
             if let Some(division) = snapshot.division(&host.id) {
                 wanted.pools.clone_from(&division.pools);

@@ -9,7 +9,7 @@ use control::images::ImportEvent;
 use control::streams::FollowOptions;
 use control::workloads::{RemoveOptions, StopOptions, WaitCondition, WorkloadUpdate};
 use control::{Control, Error, LinkStream};
-use model::{Name, PoolId, RestartPolicy, WorkloadId, WorkloadSpec};
+use model::{ImageId, Name, PoolId, RestartPolicy, WorkloadId, WorkloadSpec};
 
 use wire::link::FrameKind;
 
@@ -57,18 +57,20 @@ impl Cluster {
                 }
             }
             Action::Pull { pool, image } => {
-                let (pool, reference) = (self.pools[*pool].clone(), self.images[*image].0.clone());
-                self.request(number, async move {
+                let (pool, image) = (self.pools[*pool].clone(), self.images[*image].clone());
+                let id = image.1.content.config.clone();
+                self.import(number, id, async move {
                     let caller = Cluster::caller();
                     let events = control
-                        .image_pull(&caller, &pool, reference, None, None)
+                        .image_pull(&caller, &pool, image.0, None, None)
                         .await?;
                     imported(events).await
                 });
             }
             Action::Load { pool, image } => {
                 let (pool, image) = (self.pools[*pool].clone(), self.images[*image].1.clone());
-                self.request(number, async move {
+                let id = image.content.config.clone();
+                self.import(number, id, async move {
                     let archive =
                         serde_json::to_vec(&[image]).map_err(|e| Error::invalid(e.to_string()))?;
                     let mut upload = control.image_load(&Cluster::caller(), &pool).await?;
@@ -139,6 +141,25 @@ impl Cluster {
                 control.workload_start(&caller, &pool, &id).await?;
             }
             Ok(id.short().to_string())
+        });
+    }
+
+    /// A request that brings an image in.
+    fn import(
+        &mut self,
+        number: usize,
+        id: ImageId,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) {
+        let past = self.past.clone();
+        past.with(|past| past.imports.doubt(&id));
+        self.request(number, async move {
+            let outcome = work.await;
+            past.with(|past| match &outcome {
+                Ok(_) => past.imports.done(&id),
+                Err(_) => past.imports.doubt(&id),
+            });
+            outcome
         });
     }
 
@@ -318,5 +339,5 @@ async fn imported(mut events: control::images::ImportStream) -> Outcome {
             ImportEvent::Failed(error) => return Err(error),
         }
     }
-    Ok("no answer".to_owned())
+    Err(Error::invalid("the import ended without an answer"))
 }

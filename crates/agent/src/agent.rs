@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::core::{Core, CoreParts, EVENT_QUEUE, Event};
 use crate::driver::{BlobSource, Drivers};
 use crate::identity::{Credentials, IdentityError, IdentityFolder, renew_when_due};
+use crate::imports::Imports;
 use crate::job::JobContext;
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkBlobs, Links};
@@ -168,12 +169,14 @@ impl Assembly {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let (generation, generation_seen) = watch::channel(0);
         let board = Arc::new(Board::default());
+        let imports: Arc<Imports> = Arc::default();
         let outboxes: Vec<Arc<Outbox>> = (0..links).map(|_| Arc::default()).collect();
         let core = Core::new(CoreParts {
             drivers: drivers.clone(),
             clock: config.clock,
             metrics,
             board: board.clone(),
+            imports: imports.clone(),
             outboxes: outboxes.clone(),
             generation,
             context: JobContext::new(drivers.clone(), relay, events.clone(), board.clone()),
@@ -187,7 +190,11 @@ impl Assembly {
             queue,
             generation: generation_seen,
             outboxes,
-            streams: StreamContext { drivers, board },
+            streams: StreamContext {
+                drivers,
+                board,
+                imports,
+            },
         })
     }
 }

@@ -28,6 +28,7 @@ use wire::link::DesiredUpdate;
 use crate::board::{Board, Known};
 use crate::clock::Clock;
 use crate::driver::{DriverError, Drivers, NetworkAttachment, ObservedTask, TaskEvent};
+use crate::imports::{Dropping, Imports};
 use crate::job::{Job, JobContext, StepReport};
 use crate::ledger::{Batch, Ledger, LedgerError, Recovered};
 use crate::metrics::Metrics;
@@ -71,6 +72,7 @@ pub(crate) enum Event {
     ImageDropped {
         id: ImageId,
         result: Result<(), DriverError>,
+        dropping: Dropping,
     },
 }
 
@@ -80,6 +82,7 @@ pub(crate) struct CoreParts {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<Board>,
+    pub(crate) imports: Arc<Imports>,
     pub(crate) outboxes: Vec<Arc<Outbox>>,
     /// Durable generation, for greetings.
     pub(crate) generation: watch::Sender<u64>,
@@ -96,6 +99,7 @@ pub(crate) struct Core {
     clock: Clock,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
+    imports: Arc<Imports>,
     outboxes: Vec<Arc<Outbox>>,
     generation: watch::Sender<u64>,
     context: JobContext,
@@ -108,7 +112,9 @@ pub(crate) struct Core {
     batch: Batch,
     write_not_before: Option<tokio::time::Instant>,
     complete: BTreeSet<ImageId>,
-    dropping: BTreeSet<ImageId>,
+    /// Whether a server has sent a document since the start. Before that orders to delete images do not count: an
+    /// import may have voided them without the ledger's knowing.
+    told: bool,
     /// What of each pool this host may give, for the keeper of it.
     parts: watch::Sender<pools::Parts>,
     drop_again_at: Option<Timestamp>,
@@ -126,6 +132,7 @@ impl Core {
             clock: parts.clock,
             metrics: parts.metrics,
             board: parts.board,
+            imports: parts.imports,
             outboxes: parts.outboxes,
             generation: parts.generation,
             context: parts.context,
@@ -137,7 +144,7 @@ impl Core {
             batch: Batch::default(),
             write_not_before: None,
             complete,
-            dropping: BTreeSet::new(),
+            told: false,
             parts: watch::Sender::default(),
             drop_again_at: None,
             jobs: JoinSet::new(),
@@ -153,6 +160,7 @@ impl Core {
         core.generation
             .send_replace(parts.recovered.desired.generation);
         core.desired = parts.recovered.desired;
+        core.imports.document(core.desired.generation);
         core.tell_parts();
         core
     }
@@ -191,8 +199,10 @@ impl Core {
         let mut task_events = self.drivers.runtime.events();
         let mut image_changes = self.drivers.images.changes();
         self.take_stock().await;
+        let mut imports_ended = self.imports.ended();
         self.refresh_all();
-        self.check_images();
+        // What came in before the changes were followed.
+        self.images_changed();
         let keeper = pools::Keeper {
             runtime: self.drivers.runtime.clone(),
             outboxes: self.outboxes.clone(),
@@ -219,6 +229,7 @@ impl Core {
                     }
                 },
                 Ok(()) = image_changes.changed() => self.images_changed(),
+                Ok(()) = imports_ended.changed() => self.check_images(),
                 () = alarm, if armed => self.ring(),
                 _ = reassert.tick() => self.reassert(),
                 Some(ended) = self.jobs.join_next() => {
@@ -301,7 +312,14 @@ impl Core {
                 result,
                 generation,
             } => self.written(*ledger, result, generation),
-            Event::ImageDropped { id, result } => self.image_dropped(&id, result),
+            Event::ImageDropped {
+                id,
+                result,
+                dropping,
+            } => {
+                drop(dropping);
+                self.image_dropped(&id, result);
+            }
         }
     }
 

@@ -281,14 +281,14 @@ pub trait ImageStore: Send + Sync + 'static {
         &self,
         request: &PullRequest,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<ImportedImage, DriverError>;
+    ) -> Result<Imported, DriverError>;
 
     /// Loads the images of an archive.
     async fn load(
         &self,
         archive: ByteStream,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<Vec<ImportedImage>, DriverError>;
+    ) -> Result<Imported, DriverError>;
 
     /// Writes an archive.
     async fn save(&self, images: Vec<SaveImage>) -> Result<ByteStream, DriverError>;
@@ -311,6 +311,22 @@ pub struct Drivers {
     pub images: Arc<dyn ImageStore>,
     /// Network.
     pub network: Arc<dyn NetworkDriver>,
+}
+
+/// Images that came in; they are not dropped while this lives, from before they were complete on.
+pub struct Imported {
+    /// Which.
+    pub images: Vec<ImportedImage>,
+    /// Released on drop.
+    pub lease: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for Imported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imported")
+            .field("images", &self.images)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Folders of an image's layers; the image stays while this lives.

@@ -16,6 +16,7 @@ mod core;
 pub mod driver;
 pub mod fake;
 pub mod identity;
+mod imports;
 mod job;
 pub mod ledger;
 pub mod link;

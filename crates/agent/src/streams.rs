@@ -17,6 +17,7 @@ use wire::link::{
 
 use crate::board::Board;
 use crate::driver::{DriverError, Drivers};
+use crate::imports::Imports;
 
 /// What streams are served from.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct StreamContext {
     pub drivers: Drivers,
     /// Last reports of workloads.
     pub board: Arc<Board>,
+    /// Images that come in.
+    pub imports: Arc<Imports>,
 }
 
 /// Why a stream ended before its end.
@@ -188,7 +191,7 @@ async fn dispatch(
             out.ok().await?;
             out.json(&table).await
         }
-        StreamRequest::Pull(pull) => image::pull(context, &pull, out).await,
+        StreamRequest::Pull(pull) => image::pull(context, &pull, frames, out).await,
         StreamRequest::Load => image::load(context, frames, out).await,
         StreamRequest::Save { images } => {
             let archive = drivers.images.save(images).await?;

@@ -295,11 +295,12 @@ async fn images_are_pulled_loaded_and_saved() {
         .open(&world.session, pull("docker.io/library/web:1"))
         .await;
     assert_eq!(stream.reply().await, StreamReply::Ok);
-    let frames = stream.rest().await;
-    let line: ImageProgress = frames[0].parse().unwrap();
+    let line: ImageProgress = stream.next().await.unwrap().parse().unwrap();
     assert_eq!(line.status, "Pull complete");
-    let result: ImportResult = frames[1].parse().unwrap();
+    let result: ImportResult = stream.next().await.unwrap().parse().unwrap();
     assert_eq!(result.images, [imported("b")]);
+    stream.recorded().await;
+    assert!(stream.rest().await.is_empty());
     loop {
         if let wire::link::FromHost::Images { images } = world.session.hear().await
             && images.len() == 1
@@ -328,8 +329,10 @@ async fn images_are_pulled_loaded_and_saved() {
     }
     let end = Frame::new(FrameKind::EndInput, Bytes::new());
     stream.out.send(end).await.unwrap();
-    let result: ImportResult = stream.rest().await[0].parse().unwrap();
+    let result: ImportResult = stream.next().await.unwrap().parse().unwrap();
     assert_eq!(result.images, [imported("c")]);
+    stream.recorded().await;
+    assert!(stream.rest().await.is_empty());
 
     let save = StreamRequest::Save { images: Vec::new() };
     let mut stream = world.server.open(&world.session, save).await;

@@ -91,15 +91,36 @@ fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
         .workloads_on(&host.id)
         .filter_map(|workload| Some((workload.id.clone(), lowered(snapshot, &workload)?)))
         .collect();
-    let dropped: Vec<ImageId> = snapshot
-        .dropped_images()
-        .map(|image| image.id.clone())
-        .collect();
     HostDesired {
         generation: snapshot.revision.0,
         workloads,
-        drop_images: plan::lower::drop_images(host, dropped.iter()),
+        drop_images: Drops::of(snapshot).on(host),
         pools: parts(snapshot, &host.id),
+    }
+}
+
+/// What is said of images that are to be deleted.
+struct Drops {
+    orders: BTreeMap<ImageId, u64>,
+    in_pools: BTreeSet<ImageId>,
+}
+
+impl Drops {
+    fn of(snapshot: &Snapshot) -> Self {
+        let orders: BTreeMap<ImageId, u64> = snapshot
+            .dropped_images()
+            .map(|image| (image.id.clone(), image.revision().0))
+            .collect();
+        let in_pools = snapshot
+            .images()
+            .filter(|image| orders.contains_key(&image.id))
+            .map(|image| image.id.clone())
+            .collect();
+        Self { orders, in_pools }
+    }
+
+    fn on(&self, host: &Host) -> BTreeMap<ImageId, u64> {
+        plan::lower::drop_images(host, &self.orders, &self.in_pools)
     }
 }
 
@@ -269,10 +290,9 @@ fn touches_images(event: &Event) -> bool {
         .changes
         .iter()
         .any(|change| match change.key().kind() {
-            model::Kind::Host | model::Kind::DroppedImage => true,
+            model::Kind::Host | model::Kind::DroppedImage | model::Kind::Image => true,
             model::Kind::Pool
             | model::Kind::Workload
-            | model::Kind::Image
             | model::Kind::Principal
             | model::Kind::AccessToken
             | model::Kind::JoinToken
@@ -287,15 +307,12 @@ fn image_updates(
     told: &HashMap<HostId, HostDesired>,
     snapshot: &Snapshot,
 ) {
-    let dropped: Vec<ImageId> = snapshot
-        .dropped_images()
-        .map(|image| image.id.clone())
-        .collect();
+    let drops = Drops::of(snapshot);
     for (id, document) in told {
         let Some(host) = snapshot.host(id) else {
             continue;
         };
-        let wanted = plan::lower::drop_images(&host, dropped.iter());
+        let wanted = drops.on(&host);
         if wanted != document.drop_images {
             entry(pending, document, id).drop_images = wanted;
         }

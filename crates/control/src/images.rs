@@ -9,8 +9,8 @@ use model::{DesiredState, Host, HostId, Image, ImageId, ImageReference, Key, Obj
 use store::{Row, Snapshot, Transaction};
 use tokio::sync::mpsc;
 use wire::link::{
-    Credentials, Frame, FrameKind, ImageProgress, ImportResult, ImportedImage, PullRequest,
-    SaveImage, StreamRequest,
+    Credentials, Frame, FrameKind, ImageProgress, ImportRecorded, ImportResult, ImportedImage,
+    PullRequest, SaveImage, StreamRequest,
 };
 
 use crate::caller::{Action, Caller, Grant, Scope};
@@ -314,7 +314,7 @@ impl ImportTask {
                     Some(frame) if frame.kind == FrameKind::Json => {
                         if let Ok(result) = frame.parse::<ImportResult>() {
                             break self
-                                .record(result.images)
+                                .conclude(result.images, &mut stream)
                                 .await
                                 .map_or_else(ImportEvent::Failed, ImportEvent::Done);
                         }
@@ -334,6 +334,29 @@ impl ImportTask {
             let _ = send.send(last).await;
         });
         events
+    }
+
+    /// Records what came and makes sure that the host knows it: from then on no earlier order to delete it counts.
+    async fn conclude(
+        &self,
+        images: Vec<ImportedImage>,
+        stream: &mut LinkStream,
+    ) -> Result<Vec<Imported>> {
+        let done = self.record(images).await?;
+        let revision = self.control.snapshot().revision.0;
+        let recorded = Frame::json(&ImportRecorded { revision }).map_err(|e| {
+            Error::new(ErrorKind::Internal, "cannot answer the host").with_context(e)
+        })?;
+        // A host of an earlier version does not listen any more, and has ended its side.
+        let _ = stream.send.send(recorded).await;
+        match stream.recv.recv().await {
+            Some(frame) if frame.kind == FrameKind::End => Ok(done),
+            Some(frame) if frame.kind == FrameKind::Error => Err(stream_error(&frame)),
+            Some(_) | None => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the host was lost before it knew that the image is to stay: load or pull it again",
+            )),
+        }
     }
 
     async fn record(&self, images: Vec<ImportedImage>) -> Result<Vec<Imported>> {
@@ -478,9 +501,10 @@ pub(crate) fn forget_image(
     let elsewhere = snapshot
         .images()
         .any(|other| other.id == image.id && other.pool != image.pool);
-    if elsewhere || snapshot.dropped_image(&image.id).is_some() {
+    if elsewhere {
         return tx;
     }
+    // Also if there is a record already: this is a new order, and hosts tell orders by their revision.
     tx.put(Object::DroppedImage(DroppedImage {
         id: image.id.clone(),
         dropped_at: now(),

@@ -15,10 +15,11 @@ use model::{
     PoolPolicy, TaskStatus, Timestamp, WorkloadId,
 };
 use store::Transaction;
+use tokio::sync::watch;
 use wire::link::{
     DesiredUpdate, ErrorClass, ExecExit, Frame, FrameKind, FromHost, Hello, ImageProgress,
-    ImportResult, ImportedImage, PROTOCOL_VERSION, ProcessTable, StreamError, StreamReply,
-    StreamRequest, TaskStats, ToHost,
+    ImportRecorded, ImportResult, ImportedImage, PROTOCOL_VERSION, ProcessTable, StreamError,
+    StreamReply, StreamRequest, TaskStats, ToHost,
 };
 
 use crate::core::{Control, ControlConfig, now, sha256_hex};
@@ -125,22 +126,6 @@ impl Control {
                 .commit(Transaction::new().create(Object::Host(record)))
                 .await?;
         }
-        let facts = HostFacts {
-            capacity: Capacity {
-                cpu: CpuMillis(4000),
-                memory: MemoryBytes(8 << 30),
-            },
-            cpus: 4,
-            architecture: "amd64".into(),
-            kernel: "6.1.0".into(),
-            os: "test".into(),
-            agent_version: "0".into(),
-            cgroup: "v2".into(),
-            boot_id: "boot".into(),
-            address: "127.0.0.1".into(),
-            runtimes: Vec::new(),
-            gpus: Vec::new(),
-        };
         let images = self
             .snapshot()
             .images()
@@ -148,7 +133,7 @@ impl Control {
             .collect();
         let hello = Hello {
             protocol: PROTOCOL_VERSION,
-            facts,
+            facts: facts(),
             generation: 0,
             images,
         };
@@ -175,7 +160,9 @@ impl Control {
             control: self.clone(),
             document: HostDesired::default(),
             tasks: BTreeMap::new(),
+            images: watch::Sender::default(),
         };
+        let images = script.images.subscribe();
         let task = tokio::spawn(async move {
             let session = Arc::new(session);
             loop {
@@ -190,7 +177,31 @@ impl Control {
                 }
             }
         });
-        Ok(TestHost { id: host, task })
+        Ok(TestHost {
+            id: host,
+            images,
+            task,
+        })
+    }
+}
+
+/// The machine of a scripted host.
+fn facts() -> HostFacts {
+    HostFacts {
+        capacity: Capacity {
+            cpu: CpuMillis(4000),
+            memory: MemoryBytes(8 << 30),
+        },
+        cpus: 4,
+        architecture: "amd64".into(),
+        kernel: "6.1.0".into(),
+        os: "test".into(),
+        agent_version: "0".into(),
+        cgroup: "v2".into(),
+        boot_id: "boot".into(),
+        address: "127.0.0.1".into(),
+        runtimes: Vec::new(),
+        gpus: Vec::new(),
     }
 }
 
@@ -248,7 +259,18 @@ impl RawHost {
 pub struct TestHost {
     /// Its id.
     pub id: HostId,
+    /// What it was told of images.
+    pub images: watch::Receiver<ToldOfImages>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What a scripted host was told of images.
+#[derive(Debug, Clone, Default)]
+pub struct ToldOfImages {
+    /// Orders to delete some, each with its revision, as its document has them.
+    pub orders: BTreeMap<Digest, u64>,
+    /// Revision at which its last import was recorded; 0: none.
+    pub recorded: u64,
 }
 
 impl Drop for TestHost {
@@ -261,6 +283,7 @@ struct Script {
     control: Control,
     document: HostDesired,
     tasks: BTreeMap<WorkloadId, TaskStatus>,
+    images: watch::Sender<ToldOfImages>,
 }
 
 impl Script {
@@ -269,6 +292,8 @@ impl Script {
             self.document = HostDesired::default();
         }
         self.document.generation = update.generation;
+        self.images
+            .send_modify(|told| told.orders.clone_from(&update.drop_images));
         self.document.workloads.extend(update.upsert);
         for id in &update.remove {
             self.document.workloads.remove(id);
@@ -342,8 +367,9 @@ impl Script {
                 .unwrap_or_default(),
             _ => Bytes::new(),
         };
+        let images = self.images.clone();
         tokio::spawn(async move {
-            let _ = answer(stream, request, output).await;
+            let _ = answer(stream, request, output, images).await;
         });
     }
 }
@@ -407,7 +433,12 @@ fn end(status: &mut TaskStatus, code: i32) {
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm per request of the protocol")]
-async fn answer(mut stream: LinkStream, request: StreamRequest, output: Bytes) -> Result<()> {
+async fn answer(
+    mut stream: LinkStream,
+    request: StreamRequest,
+    output: Bytes,
+    images: watch::Sender<ToldOfImages>,
+) -> Result<()> {
     let gone = |_| Error::new(ErrorKind::Unavailable, "gone");
     let json =
         |value: &serde_json::Value| Frame::json(value).map_err(|e| Error::invalid(e.to_string()));
@@ -475,7 +506,7 @@ async fn answer(mut stream: LinkStream, request: StreamRequest, output: Bytes) -
         StreamRequest::Pull(pull) => {
             let reference = ImageReference::parse(&pull.reference)
                 .map_err(|e| Error::invalid(e.to_string()))?;
-            frames.extend(import_frames(made_up_image(&reference)?)?);
+            import(&mut stream, made_up_image(&reference)?, &images).await?;
         }
         StreamRequest::Load => {
             input_of(&mut stream).await;
@@ -483,7 +514,7 @@ async fn answer(mut stream: LinkStream, request: StreamRequest, output: Bytes) -
                 ImageReference::parse("loaded:1").map_err(|e| Error::invalid(e.to_string()))?;
             let mut image = made_up_image(&reference)?;
             image.tags = vec![reference.to_string()];
-            frames.extend(import_frames(image)?);
+            import(&mut stream, image, &images).await?;
         }
         StreamRequest::Save { .. } | StreamRequest::Blob { .. } => {
             frames.push(Frame::new(FrameKind::Data, Bytes::from_static(b"archive")));
@@ -508,6 +539,21 @@ async fn input_of(stream: &mut LinkStream) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Says that an image has come in and waits until it is recorded.
+async fn import(
+    stream: &mut LinkStream,
+    image: ImportedImage,
+    images: &watch::Sender<ToldOfImages>,
+) -> Result<()> {
+    for frame in import_frames(image)? {
+        let gone = |_| crate::links::host_gone();
+        stream.send.send(frame).await.map_err(gone)?;
+    }
+    let recorded: ImportRecorded = stream.next_json().await?;
+    images.send_modify(|told| told.recorded = recorded.revision);
+    Ok(())
 }
 
 fn import_frames(image: ImportedImage) -> Result<Vec<Frame>> {

@@ -10,7 +10,7 @@ struct World {
     control: Control,
     pool: PoolId,
     image: model::Digest,
-    _hosts: Vec<control::testing::TestHost>,
+    hosts: Vec<control::testing::TestHost>,
 }
 
 async fn world() -> World {
@@ -25,7 +25,7 @@ async fn world() -> World {
         control,
         pool,
         image,
-        _hosts: hosts,
+        hosts,
     }
 }
 
@@ -314,6 +314,69 @@ async fn images_come_get_names_and_go() {
     assert!(error.message.contains(made.id.short()));
 }
 
+/// Pulls an image; the revision at which the host was told that it is recorded.
+async fn pulled(w: &World, pool: &PoolId) -> u64 {
+    let reference = model::ImageReference::parse("localhost:5000/again:1").unwrap();
+    let mut steps = w
+        .control
+        .image_pull(&admin(), pool, reference, None, None)
+        .await
+        .unwrap();
+    let mut last = None;
+    while let Some(step) = steps.recv().await {
+        last = Some(step);
+    }
+    assert!(
+        matches!(last, Some(control::images::ImportEvent::Done(_))),
+        "{last:?}"
+    );
+    w.hosts[0].images.borrow().recorded
+}
+
+#[tokio::test]
+async fn orders_to_delete_an_image_are_told_from_earlier_ones_and_from_imports() {
+    let w = world().await;
+    let mut told = w.hosts[0].images.clone();
+    let mut before = 0;
+    for _ in 0..3 {
+        let recorded = pulled(&w, &w.pool).await;
+        assert!(recorded > before, "{recorded} {before}");
+        told.wait_for(|told| told.orders.is_empty()).await.unwrap();
+        w.control
+            .image_remove(&admin(), &w.pool, "localhost:5000/again:1", false)
+            .await
+            .unwrap();
+        let told = told.wait_for(|told| !told.orders.is_empty()).await.unwrap();
+        before = *told.orders.values().next().unwrap();
+        assert!(before > recorded, "{before} {recorded}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_a_pool_has_is_not_ordered_to_be_deleted_whatever_is_named() {
+    let w = world().await;
+    let mut told = w.hosts[0].images.clone();
+    let web = w.control.image_find(&admin(), &w.pool, "web").unwrap();
+    // As when another pool lets go of it in the very moment in which this one gets it.
+    let order = model::object::DroppedImage {
+        id: web.id.clone(),
+        dropped_at: model::Timestamp(0),
+    };
+    let order = model::Object::DroppedImage(order);
+    w.control
+        .store()
+        .commit(store::Transaction::new().put(order))
+        .await
+        .unwrap();
+    pulled(&w, &w.pool).await;
+    w.control
+        .image_remove(&admin(), &w.pool, "localhost:5000/again:1", false)
+        .await
+        .unwrap();
+    let told_now = told.wait_for(|told| !told.orders.is_empty()).await.unwrap();
+    assert!(!told_now.orders.contains_key(&web.id), "{told_now:?}");
+}
+
 #[tokio::test]
 async fn join_tokens_work_once() {
     let control = Control::for_tests().await.unwrap();
@@ -359,7 +422,7 @@ async fn more_than_fits_into_one_transaction_goes_too() {
             .await
             .unwrap();
     }
-    let host = w._hosts[0].id.clone();
+    let host = w.hosts[0].id.clone();
     w.control.host_cordon(&admin(), "h2", true).await.unwrap();
     for i in 0..120 {
         let made = w.create(&format!("w{i}"), &["true"]).await;

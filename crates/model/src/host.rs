@@ -146,10 +146,31 @@ pub struct HostDesired {
     pub generation: u64,
     /// Workloads placed on the host.
     pub workloads: BTreeMap<WorkloadId, Arc<HostWorkload>>,
-    /// Images no pool knows any more; deleted unless a task still uses them.
-    pub drop_images: BTreeSet<ImageId>,
+    /// Images no pool knows any more, each with the revision of the order to delete it; deleted unless a task still
+    /// uses them or they came in again after the order.
+    #[serde(deserialize_with = "drop_orders")]
+    pub drop_images: BTreeMap<ImageId, u64>,
     /// What of each pool this host may give.
     pub pools: BTreeMap<PoolId, HostPool>,
+}
+
+/// Reads orders to delete images; an earlier form had no revisions, which reads as 0: older than everything.
+///
+/// # Errors
+/// When it is neither form.
+pub fn drop_orders<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<BTreeMap<ImageId, u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Orders(BTreeMap<ImageId, u64>),
+        Names(BTreeSet<ImageId>),
+    }
+    Ok(match Form::deserialize(from)? {
+        Form::Orders(orders) => orders,
+        Form::Names(names) => names.into_iter().map(|id| (id, 0)).collect(),
+    })
 }
 
 /// A workload as its host needs it: with names, pool and image resolved, so that no choice is left.
@@ -183,4 +204,30 @@ pub struct WorkloadReport {
     pub id: WorkloadId,
     /// What was observed; `None`: nothing of it is left on the host.
     pub status: Option<TaskStatus>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_to_delete_images_are_read_in_their_earlier_form() {
+        let id = ImageId::parse(&format!("sha256:{}", "b".repeat(64))).unwrap();
+        let read = |orders: serde_json::Value| {
+            let document = serde_json::json!({ "generation": 3, "drop_images": orders });
+            serde_json::from_value::<HostDesired>(document).map(|d| d.drop_images)
+        };
+        let earlier = read(serde_json::json!([id])).unwrap();
+        assert_eq!(earlier, BTreeMap::from([(id.clone(), 0)]));
+        let document = HostDesired {
+            drop_images: BTreeMap::from([(id, 7)]),
+            ..HostDesired::default()
+        };
+        let json = serde_json::to_value(&document).unwrap();
+        assert_eq!(
+            read(json["drop_images"].clone()).unwrap(),
+            document.drop_images
+        );
+        assert!(read(serde_json::json!(["not an image"])).is_err());
+    }
 }

@@ -44,7 +44,7 @@ pub enum Object {
 /// An image that no pool knows any more.
 ///
 /// Hosts delete an image only because such a record names it, never because it is merely unknown. The record goes
-/// when no host reports the image, or when a pool gets it again.
+/// when a pool gets the image again. Its revision tells the order to delete the image from earlier and later ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedImage {
     /// Which.

@@ -132,15 +132,18 @@ pub fn desired_change(told: &HostDesired, wanted: &HostDesired) -> Option<Desire
     (!nothing).then_some(change)
 }
 
-/// Images this host has that are named for deletion.
+/// Images this host has that are named for deletion, each with the revision of the order. An image that a pool has
+/// is not deleted, whatever is named: a pool may have got it in the same moment in which another let go of it.
 #[must_use]
-pub fn drop_images<'a>(
+pub fn drop_images(
     host: &Host,
-    dropped: impl Iterator<Item = &'a ImageId>,
-) -> BTreeSet<ImageId> {
-    dropped
-        .filter(|id| host.status.images.contains(*id))
-        .cloned()
+    orders: &BTreeMap<ImageId, u64>,
+    in_pools: &BTreeSet<ImageId>,
+) -> BTreeMap<ImageId, u64> {
+    orders
+        .iter()
+        .filter(|(id, _)| host.status.images.contains(*id) && !in_pools.contains(*id))
+        .map(|(id, order)| (id.clone(), *order))
         .collect()
 }
 

@@ -10,16 +10,16 @@
 //! - A run number is begun at most once; only the restart policy begins further attempts of it.
 //! - A task that is not wanted in the document is never touched: [`plan`] is asked only for workloads in it.
 
+mod images;
 mod memory;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-
 use model::workload::{NetworkStatus, Resources};
-use model::{DesiredState, HostDesired, HostWorkload, ImageId, Phase, TaskStatus, Timestamp};
+use model::{DesiredState, HostWorkload, Phase, TaskStatus, Timestamp};
 
+pub use images::{Import, images_to_drop};
 pub use memory::{Chore, End, Failure, Memory, StopSent, exit_code_of_failed_start};
 
 /// SIGTERM on every Linux architecture.
@@ -164,26 +164,6 @@ pub fn plan(want: &HostWorkload, seen: Seen<'_>, memory: &Memory, now: Timestamp
         wake_at: next.wake_at,
         status,
     }
-}
-
-/// Images the document wants dropped that are on the host and that nothing on it can still need. `strangers` says
-/// that there are tasks the document does not name: their images are not known, so none is dropped.
-#[must_use]
-pub fn images_to_drop(
-    document: &HostDesired,
-    complete: &BTreeSet<ImageId>,
-    in_use: &BTreeSet<ImageId>,
-    strangers: bool,
-) -> Vec<ImageId> {
-    if strangers {
-        return Vec::new();
-    }
-    document
-        .drop_images
-        .iter()
-        .filter(|id| complete.contains(*id) && !in_use.contains(*id))
-        .cloned()
-        .collect()
 }
 
 /// The signal that stops a workload gently.

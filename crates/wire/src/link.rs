@@ -132,8 +132,9 @@ pub struct DesiredUpdate {
     pub upsert: BTreeMap<WorkloadId, Arc<HostWorkload>>,
     /// Workloads that are no longer in the document.
     pub remove: BTreeSet<WorkloadId>,
-    /// Images to drop, always whole.
-    pub drop_images: BTreeSet<ImageId>,
+    /// Images to drop, each with the revision of the order; always whole.
+    #[serde(deserialize_with = "model::host::drop_orders")]
+    pub drop_images: BTreeMap<ImageId, u64>,
     /// What of each pool the host may give, always whole; `None`: as before.
     #[serde(default)]
     pub pools: Option<BTreeMap<PoolId, HostPool>>,
@@ -185,7 +186,9 @@ pub enum StreamRequest {
         /// Arguments for `ps`; empty: `-ef`.
         ps_args: String,
     },
-    /// Pulls an image. Host sends `Json` frames with [`ImageProgress`], then one with an [`ImportResult`], then `End`.
+    /// Pulls an image. Host sends `Json` frames with [`ImageProgress`], then one with an [`ImportResult`]. The server
+    /// answers with a `Json` frame with an [`ImportRecorded`]; then the host sends `End`. In between the host deletes
+    /// none of the images, whatever its document says.
     Pull(PullRequest),
     /// Loads archives. Server sends `Data` frames and `EndInput`; host answers as with `Pull`.
     Load,
@@ -436,6 +439,13 @@ pub struct ImageProgress {
 pub struct ImportResult {
     /// Them.
     pub images: Vec<ImportedImage>,
+}
+
+/// The server's answer to an [`ImportResult`]: pools have the images now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRecorded {
+    /// Revision of the store that has the records: orders to delete one of the images up to it are void.
+    pub revision: u64,
 }
 
 /// An image that a pull or load brought.

@@ -37,7 +37,7 @@ const fn invariant(
 }
 
 /// All of them.
-pub const ALL: [Invariant; 23] = [
+pub const ALL: [Invariant; 24] = [
     invariant("unique-names", When::Always, unique_names),
     invariant("started-is-placed", When::Always, started_is_placed),
     invariant("status-not-ahead", When::Always, status_not_ahead),
@@ -58,6 +58,7 @@ pub const ALL: [Invariant; 23] = [
     invariant("stopped-is-dead", When::Settled, stopped_is_dead),
     invariant("status-true", When::Settled, status_true),
     invariant("images-recorded", When::Settled, images_recorded),
+    invariant("images-kept", When::Always, images_kept),
     invariant("images-dropped", When::Ended, images_dropped),
     invariant("documents-agree", When::Ended, documents_agree),
     invariant("idle-is-quiet", When::Ended, idle_is_quiet),
@@ -397,13 +398,25 @@ fn images_recorded(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+fn images_kept(world: &World) -> Result<(), String> {
+    let there = |id: &model::ImageId| world.hosts.values().any(|view| view.images.contains(id));
+    match world
+        .images
+        .iter()
+        .find(|id| !there(id) && !world.past.imports.in_doubt(id))
+    {
+        Some(id) => Err(format!("a pool has {id}, which is on no host any more")),
+        None => Ok(()),
+    }
+}
+
 fn images_dropped(world: &World) -> Result<(), String> {
     for (host, view) in &world.hosts {
         let Some((_, wanted)) = &view.documents else {
             continue;
         };
         let used = |id: &model::ImageId| wanted.workloads.values().any(|w| w.image.id == *id);
-        if let Some(id) = wanted.drop_images.iter().find(|id| !used(id)) {
+        if let Some(id) = wanted.drop_images.keys().find(|id| !used(id)) {
             return Err(format!("{host} still has {id}, which is to be dropped"));
         }
     }

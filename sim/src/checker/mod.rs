@@ -14,7 +14,7 @@ use model::{HostDesired, HostId, ImageId, Pool, PoolId, TaskStatus, Workload, Wo
 use store::Snapshot;
 
 pub use invariants::{ALL, Invariant, When};
-pub use past::{Past, PastView, Wait};
+pub use past::{Imports, Past, PastView, Wait};
 
 /// A cluster as data.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,8 @@ pub struct World {
     pub revision: u64,
     /// Records of workloads.
     pub workloads: BTreeMap<WorkloadId, Workload>,
+    /// Images that pools have.
+    pub images: BTreeSet<ImageId>,
     /// Pools.
     pub pools: BTreeMap<PoolId, Pool>,
     /// Hosts, as they are and as they are recorded.
@@ -54,6 +56,7 @@ impl World {
             .workloads()
             .map(|w| (w.id.clone(), w.value().clone()))
             .collect();
+        self.images = snapshot.images().map(|it| it.id.clone()).collect();
         self.pools = snapshot
             .pools()
             .map(|p| (p.id.clone(), p.value().clone()))

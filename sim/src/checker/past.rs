@@ -18,6 +18,29 @@ pub struct Wait {
     pub runs: u64,
 }
 
+/// Images of pulls and loads whose users were not told that they worked. A record may have come of each, but nothing
+/// was promised.
+#[derive(Debug, Clone, Default)]
+pub struct Imports(BTreeSet<ImageId>);
+
+impl Imports {
+    /// A request begins, or has failed.
+    pub fn doubt(&mut self, image: &ImageId) {
+        self.0.insert(image.clone());
+    }
+
+    /// A user was told that the image is there, whatever became of requests before.
+    pub fn done(&mut self, image: &ImageId) {
+        self.0.remove(image);
+    }
+
+    /// Whether an image may be missing.
+    #[must_use]
+    pub fn in_doubt(&self, image: &ImageId) -> bool {
+        self.0.contains(image)
+    }
+}
+
 /// What happened so far.
 #[derive(Debug, Clone, Default)]
 pub struct PastView {
@@ -31,6 +54,8 @@ pub struct PastView {
     pub removals_named: BTreeSet<(HostId, WorkloadId)>,
     /// Images that hosts dropped.
     pub drops: BTreeSet<(HostId, ImageId)>,
+    /// Pulls and loads.
+    pub imports: Imports,
     /// Images that were named for dropping.
     pub drops_named: BTreeSet<ImageId>,
     /// Restart policies a workload had.

@@ -91,10 +91,10 @@ fn good() -> World {
     let document = HostDesired {
         generation: 9,
         workloads: [(id(1), told(1))].into(),
-        drop_images: BTreeSet::new(),
         ..HostDesired::default()
     };
     view.documents = Some((document.clone(), document));
+    world.images.insert(image());
     world.past.runs.insert(id(1), 1);
     world.past.starts.insert((id(1), 1, 0), vec![host(1)]);
     world.past.revisions = (8, 9);
@@ -163,11 +163,15 @@ fn harm(world: &mut World, name: &str) {
         }
         "status-true" => drop(on_host(world, 1).tasks.remove(&id(1))),
         "images-recorded" => on_host(world, 1).recorded_images.clear(),
+        "images-kept" => {
+            on_host(world, 1).images.clear();
+            on_host(world, 1).recorded_images.clear();
+        }
         "images-dropped" => {
             let view = on_host(world, 2);
             let (ledger, wanted) = view.documents.as_mut().unwrap();
-            ledger.drop_images.insert(image());
-            wanted.drop_images.insert(image());
+            ledger.drop_images.insert(image(), 1);
+            wanted.drop_images.insert(image(), 1);
         }
         "documents-agree" => {
             let (ledger, _) = on_host(world, 1).documents.as_mut().unwrap();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::driver::{
     BlobSource, ByteStream, DriverError, Drivers, ExecRequest, ExecResume, ExecSession,
-    FollowRequest, ImageProgress, ImageStore, ImportedImage, LayerLease, NetworkAttachment,
+    FollowRequest, ImageProgress, ImageStore, Imported, LayerLease, NetworkAttachment,
     NetworkDriver, ObservedTask, OutputStream, Prepared, ProcessTable, PullRequest, SaveImage,
     TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
@@ -276,7 +276,7 @@ impl ImageStore for Images {
         &self,
         request: &PullRequest,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<ImportedImage, DriverError> {
+    ) -> Result<Imported, DriverError> {
         let progress = self.watch("pulling", progress);
         self.halt
             .step("pull", self.inner.pull(request, progress))
@@ -287,7 +287,7 @@ impl ImageStore for Images {
         &self,
         archive: ByteStream,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<Vec<ImportedImage>, DriverError> {
+    ) -> Result<Imported, DriverError> {
         self.halt
             .step("load", self.inner.load(archive, progress))
             .await

@@ -126,3 +126,18 @@ fn a_registry_without_a_known_certificate_is_refused() {
     }
     assert_eq!(pool.docker(&["images", "-q"]).ok(), "");
 }
+
+#[test]
+fn an_image_that_is_removed_and_loaded_again_at_once_runs() {
+    let cluster = Cluster::start(2).unwrap();
+    let (mut has, mut gets) = (cluster.pool("again"), cluster.empty_pool("again"));
+    for round in 0..20 {
+        // No other pool has it: its hosts are told to delete it while it comes in again.
+        has.docker(&["rmi", "busybox"]).ok();
+        gets.load("busybox");
+        let said = format!("round {round}");
+        let run = ["run", "--rm", "busybox", "echo", &said];
+        assert_eq!(gets.docker(&run).ok(), said);
+        std::mem::swap(&mut has, &mut gets);
+    }
+}

@@ -25,6 +25,8 @@ impl Core {
         match take(&mut self.desired, &update) {
             Ok(Taken::New) => {}
             Ok(Taken::Already) => {
+                self.told = true;
+                self.check_images();
                 let durable = *self.generation.borrow();
                 if let Some(outbox) = self.outboxes.get(link)
                     && durable >= update.generation
@@ -45,6 +47,8 @@ impl Core {
             }
         }
         self.metrics.documents.add(1);
+        self.told = true;
+        self.imports.document(self.desired.generation);
         self.tell_parts();
         let mut touched: BTreeSet<WorkloadId> = update
             .upsert

@@ -39,7 +39,8 @@ impl Core {
     }
 
     pub(super) fn check_images(&mut self) {
-        if self.desired.drop_images.is_disjoint(&self.complete) {
+        let named = |id| self.desired.drop_images.contains_key(id);
+        if !self.told || !self.complete.iter().any(named) {
             return;
         }
         let in_use = self.images_in_use();
@@ -47,22 +48,28 @@ impl Core {
             .entries
             .values()
             .any(|e| e.want.is_none() && e.observed.is_some());
-        for id in steps::images_to_drop(&self.desired, &self.complete, &in_use, strangers) {
-            if !self.dropping.insert(id.clone()) {
+        let known = self.imports.known();
+        for id in steps::images_to_drop(&self.desired, &self.complete, &in_use, &known, strangers) {
+            let order = self.desired.drop_images.get(&id).copied().unwrap_or(0);
+            let Some(dropping) = self.imports.begin_drop(&id, order) else {
                 continue;
-            }
+            };
             let images = self.drivers.images.clone();
             let events = self.context.events.clone();
             let in_use = in_use.clone();
             self.jobs.spawn(async move {
                 let result = images.drop_image(&id, &in_use).await;
-                let _ = events.send(Event::ImageDropped { id, result }).await;
+                let event = Event::ImageDropped {
+                    id,
+                    result,
+                    dropping,
+                };
+                let _ = events.send(event).await;
             });
         }
     }
 
     pub(super) fn image_dropped(&mut self, id: &ImageId, result: Result<(), DriverError>) {
-        self.dropping.remove(id);
         match result {
             Ok(()) => {
                 info!(image = %id, "image dropped");

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::driver::{BlobSource, ByteStream, ErrorClass, ImageStore};
 use crate::fake::{FakeHost, Halt, Op};
+use crate::imports::Hold;
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -80,6 +81,7 @@ struct Running {
     outbox: Arc<Outbox>,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    imports: Arc<Imports>,
     task: JoinHandle<()>,
 }
 
@@ -101,11 +103,13 @@ impl Bench {
         let (generation, seen) = watch::channel(0);
         let outbox = Arc::new(Outbox::default());
         let (board, metrics) = (Arc::new(Board::default()), Arc::new(Metrics::default()));
+        let imports: Arc<Imports> = Arc::default();
         let core = Core::new(CoreParts {
             drivers: self.fake.drivers(),
             clock: self.fake.clock,
             metrics: metrics.clone(),
             board: board.clone(),
+            imports: imports.clone(),
             outboxes: vec![outbox.clone()],
             generation,
             context: JobContext::new(
@@ -124,6 +128,7 @@ impl Bench {
             outbox,
             board,
             metrics,
+            imports,
             task: tokio::spawn(core.run(queue, CancellationToken::new())),
         });
     }
@@ -195,7 +200,7 @@ fn life() -> Vec<(DesiredUpdate, Until, bool)> {
         whole(generation, vec![web])
     };
     let mut last = whole(10, vec![]);
-    last.drop_images.insert(image("a"));
+    last.drop_images.insert(image("a"), 9);
     vec![
         (web(1, DesiredState::Running, 1), Until::Runs(1, 0), false),
         (web(2, DesiredState::Paused, 1), Until::Frozen, false),
@@ -318,7 +323,7 @@ async fn strangers_are_reported_and_never_touched() {
     bench.start().await;
     let mut update = whole(1, vec![]);
     bench.fake.add_image(image("b"));
-    update.drop_images.insert(image("b"));
+    update.drop_images.insert(image("b"), 1);
     bench.send(update).await;
     bench.phase(9, Phase::Running).await;
     bench
@@ -338,6 +343,84 @@ async fn strangers_are_reported_and_never_touched() {
         .await;
     bench.known(9, |k| *k == Known::Gone).await;
     assert!(bench.fake.task(&id(9)).is_none());
+}
+
+/// A document without workloads that orders images to be deleted.
+fn orders(generation: u64, orders: &[(&str, u64)]) -> DesiredUpdate {
+    DesiredUpdate {
+        drop_images: orders.iter().map(|(name, at)| (image(name), *at)).collect(),
+        ..whole(generation, vec![])
+    }
+}
+
+impl Bench {
+    /// Puts an image there and an import of it that the server has not answered.
+    async fn import(&self, name: &str) -> Hold {
+        self.fake.add_image(image(name));
+        let images = BTreeSet::from([image(name)]);
+        self.agent().imports.hold(images, Box::new(())).await
+    }
+
+    /// Puts another image there and orders its deletion too: when that is done, the rest was decided.
+    async fn decided(&self, mut update: DesiredUpdate) {
+        let other = image("f");
+        self.fake.add_image(other.clone());
+        update.drop_images.insert(other.clone(), update.generation);
+        self.send(update).await;
+        self.fake
+            .wait(|fake| !fake.complete().contains(&other))
+            .await;
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.fake.complete().contains(&image(name))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_came_in_again_is_not_deleted_by_an_order_from_before() {
+    let bench = Bench::new().await;
+    let hold = bench.import("a").await;
+    bench.decided(orders(5, &[("a", 4)])).await;
+    assert!(bench.has("a"), "while its import waits for the server");
+    hold.recorded(9);
+    bench.decided(orders(6, &[("a", 4)])).await;
+    assert!(bench.has("a"), "by an order that its import has voided");
+    bench.decided(orders(10, &[("a", 10)])).await;
+    assert!(!bench.has("a"), "a later order counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_without_an_answer_voids_orders_until_a_newer_document_comes() {
+    let bench = Bench::new().await;
+    let hold = bench.import("a").await;
+    bench.decided(orders(5, &[("a", 4)])).await;
+    drop(hold);
+    bench.fake.add_image(image("b"));
+    assert!(bench.has("a"));
+    bench.decided(orders(6, &[("a", 4)])).await;
+    assert!(!bench.has("a"), "the newer document knows of no import");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_orders_count_only_once_a_server_repeats_them() {
+    let mut bench = Bench::new().await;
+    bench.decided(orders(5, &[("a", 4)])).await;
+    bench
+        .agent()
+        .generation
+        .clone()
+        .wait_for(|g| *g == 5)
+        .await
+        .unwrap();
+    bench.kill().await;
+    // It comes in; whether the server has recorded that, the ledger cannot know.
+    bench.fake.add_image(image("a"));
+    bench.start().await;
+    bench.decided(orders(6, &[])).await;
+    assert!(bench.has("a"));
+    bench.decided(orders(7, &[("a", 7)])).await;
+    assert!(!bench.has("a"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,6 +74,7 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<WorkloadId, NetworkAttachment>,
     pub(super) execs: BTreeMap<String, super::output::FakeExec>,
     pub(super) images: BTreeSet<ImageId>,
+    pub(super) leases: BTreeMap<ImageId, u32>,
     pub(super) blobs: BTreeMap<Digest, bytes::Bytes>,
     pub(super) journal: VecDeque<(Op, String)>,
     pub(super) operations: usize,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Weak;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,11 +12,59 @@ use tokio::sync::{mpsc, watch};
 
 use super::host::{FakeHost, Op};
 use crate::driver::{
-    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, ImportedImage,
-    LayerLease, PullRequest, SaveImage,
+    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
+    ImportedImage, LayerLease, PullRequest, SaveImage,
 };
 
+/// Images that came in and must stay for now.
+struct Lease {
+    host: Weak<FakeHost>,
+    images: Vec<ImageId>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(host) = self.host.upgrade() else {
+            return;
+        };
+        host.with(|s| {
+            for id in &self.images {
+                let left = s.leases.get(id).map_or(0, |count| count - 1);
+                if left == 0 {
+                    s.leases.remove(id);
+                } else {
+                    s.leases.insert(id.clone(), left);
+                }
+            }
+        });
+    }
+}
+
+fn leased(id: &ImageId) -> DriverError {
+    DriverError::new(ErrorClass::Conflict, format!("image {id} is in use"))
+}
+
 impl FakeHost {
+    /// Leases images and makes them complete.
+    fn imported(&self, images: Vec<ImportedImage>) -> Imported {
+        let lease = Lease {
+            host: self.me.clone(),
+            images: images.iter().map(|it| it.content.config.clone()).collect(),
+        };
+        self.with(|s| {
+            for id in &lease.images {
+                *s.leases.entry(id.clone()).or_default() += 1;
+            }
+        });
+        for id in &lease.images {
+            self.image_added(id.clone());
+        }
+        Imported {
+            images,
+            lease: Box::new(lease),
+        }
+    }
+
     fn image_added(&self, id: ImageId) {
         if self.with(|s| s.images.insert(id)) {
             self.image_changes.send_modify(|n| *n += 1);
@@ -82,7 +131,7 @@ impl ImageStore for FakeHost {
         &self,
         request: &PullRequest,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<ImportedImage, DriverError> {
+    ) -> Result<Imported, DriverError> {
         let known = self.look(|s| s.pulls.get(&request.reference).cloned());
         let image = known.ok_or_else(|| {
             DriverError::new(
@@ -95,17 +144,14 @@ impl ImageStore for FakeHost {
             ..ImageProgress::default()
         };
         let _ = progress.send(line).await;
-        if let Ok(id) = ImageId::parse(image.content.config.as_str()) {
-            self.image_added(id);
-        }
-        Ok(image)
+        Ok(self.imported(vec![image]))
     }
 
     async fn load(
         &self,
         mut archive: ByteStream,
         _progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<Vec<ImportedImage>, DriverError> {
+    ) -> Result<Imported, DriverError> {
         // A fake archive is the JSON of what it brings.
         let mut bytes = Vec::new();
         while let Some(piece) = archive.next().await {
@@ -120,11 +166,8 @@ impl ImageStore for FakeHost {
                 let bytes = Bytes::from(layer.blob.to_string());
                 self.add_blob(layer.blob.clone(), bytes);
             }
-            if let Ok(id) = ImageId::parse(image.content.config.as_str()) {
-                self.image_added(id);
-            }
         }
-        Ok(images)
+        Ok(self.imported(images))
     }
 
     async fn save(&self, images: Vec<SaveImage>) -> Result<ByteStream, DriverError> {
@@ -150,12 +193,12 @@ impl ImageStore for FakeHost {
         in_use: &BTreeSet<ImageId>,
     ) -> Result<(), DriverError> {
         if in_use.contains(id) {
-            return Err(DriverError::new(
-                ErrorClass::Conflict,
-                format!("image {id} is in use"),
-            ));
+            return Err(leased(id));
         }
         self.operation(Op::DropImage, id.as_str(), |s| {
+            if s.leases.contains_key(id) {
+                return Err(leased(id));
+            }
             s.images.remove(id);
             Ok(())
         })

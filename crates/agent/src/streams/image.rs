@@ -4,11 +4,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use wire::link::{
-    ErrorClass, Frame, FrameKind, ImageProgress, ImportResult, ImportedImage, PullRequest,
+    ErrorClass, Frame, FrameKind, ImageProgress, ImportRecorded, ImportResult, PullRequest,
 };
 
 use super::{Out, StreamContext, StreamFailure};
-use crate::driver::{ByteStream, DriverError};
+use crate::driver::{ByteStream, DriverError, Imported};
 
 /// Progress lines that wait: more slows the pull, which is what a slow reader should do.
 const PROGRESS_QUEUE: usize = 64;
@@ -34,20 +34,19 @@ pub(super) async fn send(mut bytes: ByteStream, out: &Out) -> Result<(), StreamF
 pub(super) async fn pull(
     context: &StreamContext,
     request: &PullRequest,
+    mut frames: mpsc::Receiver<Frame>,
     out: &mut Out,
 ) -> Result<(), StreamFailure> {
     let (sender, progress) = mpsc::channel(PROGRESS_QUEUE);
     out.ok().await?;
-    let pull = async {
-        let image = context.drivers.images.pull(request, sender).await?;
-        Ok(vec![image])
-    };
-    with_progress(pull, progress, out).await
+    let pull = context.drivers.images.pull(request, sender);
+    let imported = with_progress(pull, progress, out).await?;
+    conclude(context, imported, &mut frames, out).await
 }
 
 pub(super) async fn load(
     context: &StreamContext,
-    frames: mpsc::Receiver<Frame>,
+    mut frames: mpsc::Receiver<Frame>,
     out: &mut Out,
 ) -> Result<(), StreamFailure> {
     let (sender, progress) = mpsc::channel(PROGRESS_QUEUE);
@@ -58,7 +57,7 @@ pub(super) async fn load(
         let load = context.drivers.images.load(Box::pin(archive), sender);
         // The store may be content before the archive's padding has all come; the rest is not waited for.
         tokio::pin!(load);
-        let feeding = feed_archive(frames, feed);
+        let feeding = feed_archive(&mut frames, feed);
         tokio::pin!(feeding);
         let mut fed = false;
         loop {
@@ -68,11 +67,12 @@ pub(super) async fn load(
             }
         }
     };
-    with_progress(load, progress, out).await
+    let imported = with_progress(load, progress, out).await?;
+    conclude(context, imported, &mut frames, out).await
 }
 
 async fn feed_archive(
-    mut frames: mpsc::Receiver<Frame>,
+    frames: &mut mpsc::Receiver<Frame>,
     feed: mpsc::Sender<std::io::Result<Bytes>>,
 ) {
     while let Some(frame) = frames.recv().await {
@@ -99,12 +99,12 @@ async fn feed_archive(
 }
 
 async fn with_progress(
-    work: impl Future<Output = Result<Vec<ImportedImage>, DriverError>>,
+    work: impl Future<Output = Result<Imported, DriverError>>,
     mut progress: mpsc::Receiver<ImageProgress>,
     out: &Out,
-) -> Result<(), StreamFailure> {
+) -> Result<Imported, StreamFailure> {
     tokio::pin!(work);
-    let images = loop {
+    let imported = loop {
         tokio::select! {
             result = &mut work => break result?,
             Some(line) = progress.recv() => out.json(&line).await?,
@@ -113,5 +113,27 @@ async fn with_progress(
     while let Ok(line) = progress.try_recv() {
         out.json(&line).await?;
     }
-    out.json(&ImportResult { images }).await
+    Ok(imported)
+}
+
+/// Says what came in and keeps it until the server has answered: only then is an order to delete it that is on its
+/// way known to be older.
+async fn conclude(
+    context: &StreamContext,
+    imported: Imported,
+    frames: &mut mpsc::Receiver<Frame>,
+    out: &Out,
+) -> Result<(), StreamFailure> {
+    let Imported { images, lease } = imported;
+    let ids = images.iter().map(|image| image.content.config.clone());
+    let hold = context.imports.hold(ids.collect(), lease).await;
+    out.json(&ImportResult { images }).await?;
+    while let Some(frame) = frames.recv().await {
+        // What is left of an archive's padding comes first.
+        if frame.kind == FrameKind::Json {
+            hold.recorded(frame.parse::<ImportRecorded>()?.revision);
+            break;
+        }
+    }
+    Ok(())
 }

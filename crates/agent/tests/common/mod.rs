@@ -148,6 +148,13 @@ impl ServerStream {
         self.next().await.unwrap().parse().unwrap()
     }
 
+    /// Says that what came in is recorded.
+    pub async fn recorded(&self) {
+        let recorded = wire::link::ImportRecorded { revision: 1 };
+        let frame = Frame::json(&recorded).unwrap();
+        self.out.send(frame).await.unwrap();
+    }
+
     /// Everything until the end, which must be a proper one.
     pub async fn rest(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent::driver::{
-    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, ImportedImage,
+    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
     LayerLease, PullRequest, SaveImage,
 };
 use async_trait::async_trait;
@@ -80,16 +80,26 @@ impl ImageStore for LocalImages {
         &self,
         request: &PullRequest,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<ImportedImage, DriverError> {
-        Ok(self.pull_image(request, &Progress(Some(progress))).await?)
+    ) -> Result<Imported, DriverError> {
+        let progress = Progress(Some(progress));
+        let (image, lease) = self.pull_image(request, &progress).await?;
+        Ok(Imported {
+            images: vec![image],
+            lease: Box::new(lease),
+        })
     }
 
     async fn load(
         &self,
         archive: ByteStream,
         progress: mpsc::Sender<ImageProgress>,
-    ) -> Result<Vec<ImportedImage>, DriverError> {
-        Ok(self.load_archive(archive, Progress(Some(progress))).await?)
+    ) -> Result<Imported, DriverError> {
+        let progress = Progress(Some(progress));
+        let (images, lease) = self.load_archive(archive, progress).await?;
+        Ok(Imported {
+            images,
+            lease: Box::new(lease),
+        })
     }
 
     async fn save(&self, images: Vec<SaveImage>) -> Result<ByteStream, DriverError> {

@@ -20,7 +20,7 @@ use super::store::{LocalImages, Operation, layer_of};
 use super::streams::digest_of;
 
 impl LocalImages {
-    /// Loads all images of an archive. Dropping the future leaves nothing behind.
+    /// Loads all images of an archive; they stay while the operation lives. Dropping the future leaves nothing behind.
     ///
     /// # Errors
     /// When the archive is damaged or none of its forms is known, or an image in it is not what it says.
@@ -28,15 +28,17 @@ impl LocalImages {
         &self,
         archive: ByteStream,
         progress: Progress,
-    ) -> Result<Vec<ImportedImage>, ImagesError> {
+    ) -> Result<(Vec<ImportedImage>, Arc<Operation>), ImagesError> {
         let (operation, gone) = Operation::watched(&self.inner);
-        let loaded = self.load_all(&operation, archive, &progress).await;
-        if loaded.is_err() {
-            // The answer is given when the disk is as it was.
-            drop(operation);
-            gone.wait().await;
+        match self.load_all(&operation, archive, &progress).await {
+            Ok(loaded) => Ok((loaded, operation)),
+            Err(error) => {
+                // The answer is given when the disk is as it was.
+                drop(operation);
+                gone.wait().await;
+                Err(error)
+            }
         }
-        loaded
     }
 
     async fn load_all(

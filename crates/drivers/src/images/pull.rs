@@ -30,12 +30,13 @@ struct Resolved {
 
 impl LocalImages {
     /// Pulls an image. Layers that are here are not downloaded, but the manifest always is, with the caller's
-    /// credentials: having the content is no right to it. Dropping the future leaves nothing behind.
+    /// credentials: having the content is no right to it. The image stays while the operation lives. Dropping the future
+    /// leaves nothing behind.
     pub(crate) async fn pull_image(
         &self,
         request: &PullRequest,
         progress: &Progress,
-    ) -> Result<ImportedImage, ImagesError> {
+    ) -> Result<(ImportedImage, Arc<Operation>), ImagesError> {
         let reference = parse_reference(&request.reference)?;
         let platform = match &request.platform {
             Some(text) => WantedPlatform::parse(text)?,
@@ -50,14 +51,18 @@ impl LocalImages {
         let pulled = self
             .pull_resolved(&operation, &registry, resolved, progress)
             .await;
-        if pulled.is_err() {
-            // The answer is given when the disk is as it was.
-            drop(operation);
-            gone.wait().await;
+        match pulled {
+            Ok(mut imported) => {
+                imported.source = Some(format!("{}@{manifest}", reference.name()));
+                Ok((imported, operation))
+            }
+            Err(error) => {
+                // The answer is given when the disk is as it was.
+                drop(operation);
+                gone.wait().await;
+                Err(error)
+            }
         }
-        let mut imported = pulled?;
-        imported.source = Some(format!("{}@{manifest}", reference.name()));
-        Ok(imported)
     }
 
     /// Brings here what a manifest lists.

@@ -200,7 +200,7 @@ pub async fn load(
     let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let result = store.load(stream(archive), progress).await;
     drain.await.unwrap();
-    result
+    result.map(|imported| imported.images)
 }
 
 /// The kind of a driver error's cause.
@@ -254,7 +254,8 @@ pub async fn pull(
         }),
     };
     let result = store.pull(&request, progress).await;
-    (result, collect.await.unwrap())
+    let image = result.map(|mut imported| imported.images.remove(0));
+    (image, collect.await.unwrap())
 }
 
 /// Checks that a store holds nothing at all.

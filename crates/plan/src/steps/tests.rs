@@ -1,7 +1,12 @@
 //! Cases as data, and the properties every sequence must have.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use model::workload::Resources;
-use model::{DesiredState, HostWorkload, Phase, RestartPolicy, TaskStatus, Timestamp, WorkloadId};
+use model::{
+    DesiredState, HostDesired, HostWorkload, ImageId, Phase, RestartPolicy, TaskStatus, Timestamp,
+    WorkloadId,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -682,17 +687,79 @@ fn new_limits_are_applied_once() {
     assert_eq!(world.limits.as_ref(), Some(&want.spec.task.resources));
 }
 
+fn images(names: &[&str]) -> BTreeSet<ImageId> {
+    let id = |c: &&str| ImageId::parse(&format!("sha256:{}", c.repeat(64))).unwrap();
+    names.iter().map(id).collect()
+}
+
+fn ordered(orders: &[(&str, u64)]) -> HostDesired {
+    let order = |(name, order): &(&str, u64)| (images(&[name]).pop_first().unwrap(), *order);
+    HostDesired {
+        generation: 9,
+        drop_images: orders.iter().map(order).collect(),
+        ..HostDesired::default()
+    }
+}
+
 #[test]
 fn images_are_dropped_only_if_named_there_and_unused() {
-    let id = |c: &str| ImageId::parse(&format!("sha256:{}", c.repeat(64))).unwrap();
-    let set = |ids: &[&str]| ids.iter().map(|c| id(c)).collect::<BTreeSet<_>>();
-    let document = HostDesired {
-        drop_images: set(&["a", "b", "c"]),
-        ..HostDesired::default()
+    let document = ordered(&[("a", 1), ("b", 1), ("c", 1)]);
+    let drops = |complete: &[&str], in_use: &[&str], strangers| {
+        let (complete, in_use) = (images(complete), images(in_use));
+        images_to_drop(&document, &complete, &in_use, &BTreeMap::new(), strangers)
     };
-    let drops = images_to_drop(&document, &set(&["a", "b", "d"]), &set(&["b"]), false);
-    assert_eq!(drops, [id("a")]);
-    assert!(images_to_drop(&document, &set(&["a"]), &set(&[]), true).is_empty());
+    assert_eq!(
+        drops(&["a", "b", "d"], &["b"], false),
+        Vec::from_iter(images(&["a"]))
+    );
+    assert!(drops(&["a"], &[], true).is_empty());
+}
+
+#[test]
+fn an_import_voids_the_orders_it_may_have_crossed_and_no_later_one() {
+    let dropped = |order, import: Import| {
+        let imports = BTreeMap::from([(images(&["a"]).pop_first().unwrap(), import)]);
+        let document = ordered(&[("a", order)]);
+        !images_to_drop(&document, &images(&["a"]), &images(&[]), &imports, false).is_empty()
+    };
+    let recorded = Import {
+        recorded: 7,
+        ..Import::default()
+    };
+    assert!(!dropped(0, recorded), "an order of the earlier form");
+    assert!(!dropped(7, recorded));
+    assert!(dropped(8, recorded));
+    let under_way = Import {
+        under_way: 1,
+        ..recorded
+    };
+    assert!(!dropped(8, under_way));
+    let unsure = Import {
+        unsure_in: Some(9),
+        ..recorded
+    };
+    assert!(!dropped(8, unsure));
+}
+
+#[test]
+fn what_is_known_of_an_import_ends_with_a_document_that_knows_it() {
+    let import = Import {
+        under_way: 0,
+        recorded: 7,
+        unsure_in: Some(5),
+    };
+    assert_eq!(import.after_document(5), Some(import));
+    let sure = Import {
+        unsure_in: None,
+        ..import
+    };
+    assert_eq!(import.after_document(6), Some(sure));
+    assert_eq!(import.after_document(7), None);
+    let again = Import {
+        under_way: 1,
+        ..import
+    };
+    assert_eq!(again.after_document(7).map(|it| it.under_way), Some(1));
 }
 
 #[test]

@@ -42,9 +42,7 @@ struct OfPool<'a>(&'a Call);
 
 impl Names for OfPool<'_> {
     fn container(&self, name: &str) -> Result<WorkloadId> {
-        // 404 would make the client pull the image again.
-        let found = find(self.0, name).map_err(|failure| Failure::invalid(failure.message))?;
-        Ok(found.id.clone())
+        Ok(find_named(self.0, name)?.id.clone())
     }
 
     fn image(&self, name: &str) -> Result<ImageId> {
@@ -52,6 +50,14 @@ impl Names for OfPool<'_> {
         let found = found.map_err(|failure| Failure::invalid(failure.message))?;
         Ok(found.id.clone())
     }
+}
+
+/// A container that the body of `create` names. 404 would make the client pull the image and ask again.
+fn find_named(call: &Call, reference: &str) -> Result<Kept<Workload>> {
+    find(call, reference).map_err(|failure| match failure.status {
+        StatusCode::NOT_FOUND => Failure::invalid(failure.message),
+        _ => failure,
+    })
 }
 
 /// The container of the path.
@@ -69,6 +75,14 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
             "name: must be given in the query, as Docker has it",
         ));
     }
+    // Before the image: nobody should wait for a pull to hear that the other container is not there.
+    let network = match &draft.network {
+        NetworkWish::Container(name) => Some(find_named(&call, name)?.id.clone()),
+        NetworkWish::Bridge | NetworkWish::None | NetworkWish::Host => None,
+    };
+    for join in &draft.joins {
+        find_named(&call, &join.container)?;
+    }
     let image = super::images::find(&call, &draft.image)?;
     if let Some(wanted) = call.query.text("platform")
         && !platform_matches(wanted, &image.config.platform)
@@ -80,13 +94,6 @@ pub(super) async fn create(mut call: Call) -> Result<Response> {
             image.config.platform.architecture,
             shown(wanted)
         )));
-    }
-    let network = match &draft.network {
-        NetworkWish::Container(name) => Some(find(&call, name)?.id.clone()),
-        NetworkWish::Bridge | NetworkWish::None | NetworkWish::Host => None,
-    };
-    for join in &draft.joins {
-        find(&call, &join.container)?;
     }
     let spec = draft.lower(&Resolved {
         image: &image.id,

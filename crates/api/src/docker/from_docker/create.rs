@@ -287,7 +287,11 @@ fn network_mode(wish: NetworkWish, other: Option<&WorkloadId>) -> Result<Network
         (NetworkWish::Host, _) => NetworkMode::Host,
         (NetworkWish::Container(_), Some(id)) => NetworkMode::Workload { id: id.clone() },
         (NetworkWish::Container(name), None) => {
-            return Err(Failure::no_such_container(&name));
+            // As when a caller's container is not found: 404 would make the client pull the image again.
+            return Err(Failure::invalid(format!(
+                "No such container: {}",
+                shown(&name)
+            )));
         }
     })
 }

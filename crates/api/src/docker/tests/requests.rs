@@ -169,9 +169,9 @@ async fn namespaces_of_others_are_found_before_they_are_refused() {
     let router = world.router();
     create(&router, "b1", &["true"]).await;
     for (field, mode, expect) in [
-        ("PidMode", "container:nosuch", 404),
-        ("IpcMode", "container:nosuch", 404),
-        ("NetworkMode", "container:nosuch", 404),
+        ("PidMode", "container:nosuch", 400),
+        ("IpcMode", "container:nosuch", 400),
+        ("NetworkMode", "container:nosuch", 400),
         ("PidMode", "container:b1", 501),
         ("IpcMode", "container:b1", 501),
         ("NetworkMode", "container:b1", 201),
@@ -179,7 +179,7 @@ async fn namespaces_of_others_are_found_before_they_are_refused() {
         let body = json!({ "Image": "busybox", "Cmd": ["true"], "HostConfig": { field: mode } });
         let (status, body) = send(&router, "POST", "/containers/create", Some(body)).await;
         assert_eq!(status.as_u16(), expect, "{field} {mode}: {body:?}");
-        if expect == 404 {
+        if expect == 400 {
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(body["message"], "No such container: nosuch");
         }
@@ -217,8 +217,10 @@ async fn another_pool_sees_nothing() {
     }
     let body =
         json!({ "Image": "busybox", "HostConfig": { "NetworkMode": format!("container:{id}") } });
-    let (status, _) = send(&other, "POST", "/containers/create", Some(body)).await;
-    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, body) = send(&other, "POST", "/containers/create", Some(body)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let expected = json!({ "message": format!("No such container: {id}") });
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
 }
 
 #[tokio::test]

@@ -159,7 +159,9 @@ impl SimHost {
                     | Op::Resume
                     | Op::Update
                     | Op::Divide
-                    | Op::Detach => {}
+                    | Op::Detach
+                    | Op::DismantleRuntime
+                    | Op::DismantleNetwork => {}
                 }
             }
             for key in starts {

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::core::{Core, CoreParts, EVENT_QUEUE, Event};
-use crate::driver::{BlobSource, Drivers};
+use crate::core::{Core, CoreParts, EVENT_QUEUE, Ended, Event};
+use crate::driver::{BlobSource, DriverError, Drivers};
 use crate::identity::{Credentials, IdentityError, IdentityFolder, renew_when_due};
 use crate::imports::Imports;
 use crate::job::JobContext;
@@ -47,6 +47,12 @@ pub enum AgentError {
     /// The host has not joined.
     #[error("this host has not joined an installation: no identity in {}", .0.display())]
     NotJoined(PathBuf),
+    /// The host was removed, and what the drivers made on it cannot be taken back.
+    #[error(
+        "this host was removed from its installation, but bridge, rules or cgroups cannot be taken away; start the \
+         agent again to try once more"
+    )]
+    Dismantle(#[source] DriverError),
     /// The ledger is not usable.
     #[error("cannot open the ledger")]
     Ledger(#[from] LedgerError),
@@ -90,18 +96,21 @@ impl Agent {
         Ok(credential.map(|c| c.identity.host))
     }
 
-    /// Runs until `shutdown` is cancelled. Tasks go on running afterwards. Dropping the future is like killing the
+    /// Runs until `shutdown` is cancelled; tasks go on running afterwards. Or until the installation has removed this
+    /// host and no task is left; then what the drivers made is taken back. Dropping the future is like killing the
     /// agent.
     ///
     /// # Errors
-    /// When the host has not joined or its ledger cannot be opened.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+    /// When the host has not joined, its ledger cannot be opened, or something cannot be taken back.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<Ended, AgentError> {
+        let shutdown = shutdown.child_token();
         let folder = IdentityFolder::of(&self.config.data_dir);
         let credentials = Credentials::load(folder)?
             .map(Arc::new)
             .ok_or_else(|| AgentError::NotJoined(self.config.data_dir.clone()))?;
         let config = self.config.clone();
         let metrics = self.metrics();
+        let drivers = self.drivers.clone();
         let links = Arc::new(Links::default());
         let relay = Arc::new(LinkBlobs {
             links: links.clone(),
@@ -132,11 +141,23 @@ impl Agent {
             config.clock,
             shutdown.clone(),
         ));
-        assembly.core.run(assembly.queue, shutdown).await;
+        let ended = assembly.core.run(assembly.queue, shutdown.clone()).await;
+        if ended == Ended::Removed {
+            shutdown.cancel();
+        }
         // The links have heard the same shutdown.
         while side.join_next().await.is_some() {}
-        Ok(())
+        if ended == Ended::Removed {
+            dismantle(&drivers).await.map_err(AgentError::Dismantle)?;
+        }
+        Ok(ended)
     }
+}
+
+/// Takes back what belongs to the host and not to a single task.
+async fn dismantle(drivers: &Drivers) -> Result<(), DriverError> {
+    drivers.network.dismantle().await?;
+    drivers.runtime.dismantle().await
 }
 
 /// The parts that do not depend on how sessions are carried.

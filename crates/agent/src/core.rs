@@ -4,11 +4,13 @@
 //! event ends in asking `plan` again about the workloads it concerns.
 
 pub(crate) use apply::chain;
+pub use leave::Ended;
 pub(crate) use pools::Usage;
 
 mod apply;
 mod entry;
 mod images;
+mod leave;
 mod pools;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,8 @@ pub(crate) enum Event {
     Desired { link: usize, update: DesiredUpdate },
     /// A session began.
     LinkUp { link: usize },
+    /// Servers say that this host was removed from the installation.
+    HostRemoved,
     /// A step of a job was done or failed.
     Step(Box<StepReport>),
     /// A job has ended; its steps were told before.
@@ -120,6 +124,8 @@ pub(crate) struct Core {
     drop_again_at: Option<Timestamp>,
     jobs: JoinSet<()>,
     observing: bool,
+    /// The installation has removed this host.
+    removed: bool,
     /// Counts changes of entries, to tell what an observation cannot know yet.
     version: u64,
 }
@@ -149,6 +155,7 @@ impl Core {
             drop_again_at: None,
             jobs: JoinSet::new(),
             observing: false,
+            removed: false,
             version: 0,
         };
         for (id, memory) in parts.recovered.memories {
@@ -190,12 +197,12 @@ impl Core {
         Ok(())
     }
 
-    /// Runs until cancelled.
+    /// Runs until cancelled, or until the host was removed and nothing of it is left.
     pub(crate) async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
         shutdown: CancellationToken,
-    ) {
+    ) -> Ended {
         let mut task_events = self.drivers.runtime.events();
         let mut image_changes = self.drivers.images.changes();
         self.take_stock().await;
@@ -212,20 +219,23 @@ impl Core {
         let mut reassert = tokio::time::interval(REASSERT_EVERY);
         reassert.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         reassert.reset();
-        loop {
+        let ended = loop {
+            if self.may_leave() {
+                break Ended::Removed;
+            }
             self.write_ledger();
             let alarm = self.alarm();
             let armed = alarm.is_some();
             let alarm = tokio::time::sleep_until(alarm.unwrap_or_else(tokio::time::Instant::now));
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => break Ended::Shutdown,
                 Some(event) = events.recv() => self.handle(event),
                 event = task_events.recv() => match event {
                     Ok(TaskEvent::Changed(task)) => self.task_changed(task),
                     Ok(TaskEvent::Lagged) | Err(broadcast::error::RecvError::Lagged(_)) => self.observe_again(),
                     Err(broadcast::error::RecvError::Closed) => {
                         warn!("the runtime has stopped telling events");
-                        break;
+                        break Ended::Shutdown;
                     }
                 },
                 Ok(()) = image_changes.changed() => self.images_changed(),
@@ -238,9 +248,10 @@ impl Core {
                     }
                 }
             }
-        }
+        };
         self.jobs.shutdown().await;
         self.last_write();
+        ended
     }
 
     /// Ends with the ledger up to date, so that the next start need not find out again.
@@ -290,6 +301,7 @@ impl Core {
         match event {
             Event::Desired { link, update } => self.desired(link, update),
             Event::LinkUp { link } => self.link_up(link),
+            Event::HostRemoved => self.host_removed(),
             Event::Step(report) => self.step_done(*report),
             Event::JobEnded { id } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -324,6 +336,7 @@ impl Core {
     }
 
     fn link_up(&mut self, link: usize) {
+        self.removed = false;
         if let Some(outbox) = self.outboxes.get(link) {
             let reports = self
                 .entries

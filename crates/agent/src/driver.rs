@@ -215,6 +215,10 @@ pub trait TaskRuntime: Send + Sync + 'static {
 
     /// Lists the processes of a running task.
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError>;
+
+    /// Takes back what was made for all tasks together, when the host has left its installation and no task is left.
+    /// Fails while a process is there.
+    async fn dismantle(&self) -> Result<(), DriverError>;
 }
 
 /// What the network driver made for a workload.
@@ -248,6 +252,10 @@ pub trait NetworkDriver: Send + Sync + 'static {
 
     /// Puts back bridge, rules and whatever else someone may have taken away.
     async fn reassert(&self) -> Result<(), DriverError>;
+
+    /// Takes back bridge, rules and whatever else belongs to no single workload, when the host has left its
+    /// installation; the driver puts none of it back afterwards. Fails while a workload is attached.
+    async fn dismantle(&self) -> Result<(), DriverError>;
 }
 
 /// Where missing blobs come from.

@@ -27,3 +27,4 @@ pub mod streams;
 mod tls;
 
 pub use agent::{Agent, AgentConfig, AgentError};
+pub use core::Ended;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use model::HostFacts;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wire::client::http2;
@@ -34,6 +35,9 @@ const REDIAL_LONGEST: Duration = Duration::from_secs(10);
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// Streams a server may have open on one link; as many as HTTP/2 peers commonly allow.
 const STREAMS: usize = 1024;
+/// How long servers must say that this host was removed, and none welcome it, before that is believed: a server hears
+/// within milliseconds of a host that has just joined by way of another one.
+const REMOVED_SURE: Duration = Duration::from_secs(5);
 /// Longest text taken from a refusal.
 const REFUSAL_MAX: usize = 2000;
 
@@ -48,6 +52,8 @@ pub(crate) enum LinkError {
     Exchange(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the server refused ({status}): {message}")]
     Refused { status: u16, message: String },
+    #[error("the server says that this host was removed from the installation")]
+    Removed,
     #[error("the server broke the protocol")]
     Protocol(#[from] ProtocolError),
     #[error("the server speaks protocol {0}, which this agent does not")]
@@ -71,6 +77,8 @@ pub(crate) enum LinkError {
 pub(crate) struct Links {
     open: Mutex<Vec<(String, http2::Sender)>>,
     opened: watch::Sender<u64>,
+    /// Since when servers say that this host was removed, while none welcomes it.
+    removed_since: Mutex<Option<Instant>>,
 }
 
 impl Default for Links {
@@ -78,6 +86,7 @@ impl Default for Links {
         Self {
             open: Mutex::default(),
             opened: watch::Sender::new(0),
+            removed_since: Mutex::default(),
         }
     }
 }
@@ -91,12 +100,28 @@ impl Links {
         self.with(|open| {
             open.retain(|(known, _)| known != server);
             open.push((server.to_owned(), sender));
+            self.said_removed(None);
         });
         self.opened.send_modify(|n| *n += 1);
     }
 
     fn remove(&self, server: &str) {
         self.with(|open| open.retain(|(known, _)| known != server));
+    }
+
+    /// A server says that this host was removed; whether that can be believed by now.
+    fn removed(&self, now: Instant) -> bool {
+        self.with(|open| self.said_removed(open.is_empty().then_some(now)))
+    }
+
+    fn said_removed(&self, at: Option<Instant>) -> bool {
+        let mut since = self
+            .removed_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *since = at.map(|now| since.unwrap_or(now));
+        at.zip(*since)
+            .is_some_and(|(now, since)| now.duration_since(since) >= REMOVED_SURE)
     }
 
     /// Changes when one is opened.
@@ -140,10 +165,16 @@ impl Link {
     pub(crate) async fn run(self) {
         let mut failures: u32 = 0;
         loop {
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             let Err(error) = self.session().await;
             self.outbox.close();
             self.links.remove(&self.server);
+            if matches!(error, LinkError::Removed)
+                && self.links.removed(Instant::now())
+                && self.events.send(Event::HostRemoved).await.is_err()
+            {
+                return;
+            }
             let wait = match &error {
                 LinkError::Shutdown => return,
                 LinkError::Resync | LinkError::Renewed => {
@@ -192,4 +223,22 @@ pub(crate) fn refusal_text(body: &[u8]) -> String {
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     text.trim().chars().take(REFUSAL_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_is_believed_when_it_is_said_for_a_while_and_nobody_welcomes() {
+        let links = Links::default();
+        let start = Instant::now();
+        assert!(!links.removed(start));
+        assert!(!links.removed(start + REMOVED_SURE / 2));
+        assert!(links.removed(start + REMOVED_SURE));
+        // A welcome in between.
+        links.said_removed(None);
+        assert!(!links.removed(start + REMOVED_SURE * 2));
+        assert!(links.removed(start + REMOVED_SURE * 3));
+    }
 }

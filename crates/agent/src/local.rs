@@ -117,7 +117,7 @@ impl Agent {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = assembly.core.run(assembly.queue, shutdown) => {}
+            _ = assembly.core.run(assembly.queue, shutdown) => {}
             () = talk => {}
         }
         Ok(())

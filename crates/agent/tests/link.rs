@@ -3,6 +3,7 @@
 
 mod common;
 
+use agent::fake::Op;
 use common::{Host, Server, whole, workload};
 use model::{DesiredState, Phase};
 use wire::link::{FollowFrom, FollowRequest, FrameKind, FromHost, StreamReply, StreamRequest};
@@ -225,4 +226,33 @@ async fn a_difference_to_an_unknown_document_asks_for_a_new_session() {
     let again = server.session().await;
     assert_eq!(again.hello.generation, 0);
     assert!(host.fake.journal().is_empty());
+}
+
+#[tokio::test]
+async fn the_agent_of_a_removed_host_takes_back_what_it_made_and_ends() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let mut agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    let web = workload(1, &["server"], DesiredState::Running, 1);
+    session.desired(whole(1, std::slice::from_ref(&web))).await;
+    session
+        .report(&web.id, |s| s.is_some_and(|s| s.phase == Phase::Running))
+        .await;
+    let web = workload(1, &["server"], DesiredState::Removed, 1);
+    session.desired(whole(2, std::slice::from_ref(&web))).await;
+    session.report(&web.id, |s| s.is_none()).await;
+    server.remove_host();
+    drop(session);
+    let ended = tokio::time::timeout(common::DEADLINE, &mut agent.task)
+        .await
+        .expect("an end in time")
+        .unwrap();
+    assert_eq!(ended.unwrap(), agent::Ended::Removed);
+    let journal: Vec<Op> = host.fake.journal().into_iter().map(|(op, _)| op).collect();
+    assert!(
+        journal.ends_with(&[Op::DismantleNetwork, Op::DismantleRuntime]),
+        "{journal:?}"
+    );
 }

@@ -55,17 +55,14 @@ pub fn router(control: Control) -> Router {
 }
 
 /// An error in the link's own form: status and `{"message": …}`.
-struct Refused(Error);
+struct Refused {
+    status: StatusCode,
+    error: Error,
+}
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let status = match self.0.kind {
+        let status = match error.kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
@@ -76,10 +73,30 @@ impl IntoResponse for Refused {
             ErrorKind::Exhausted | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        tracing::debug!(%status, error = ?self.0, "link request refused");
+        Self { status, error }
+    }
+}
+
+impl Refused {
+    /// A host that this installation does not have any more: 410, by which the host's agent knows that it may go.
+    fn host(error: Error) -> Self {
+        match error.kind {
+            ErrorKind::NotFound => Self {
+                status: StatusCode::GONE,
+                error,
+            },
+            _ => Self::from(error),
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self { status, error } = self;
+        tracing::debug!(%status, ?error, "link request refused");
         (
             status,
-            axum::Json(serde_json::json!({"message": self.0.message})),
+            axum::Json(serde_json::json!({"message": error.message})),
         )
             .into_response()
     }
@@ -92,7 +109,7 @@ fn host_of(control: &Control, peer: Option<&PeerCertificate>) -> Result<HostId, 
             "a host must show its certificate: join first with `plimsoll host token`",
         )
     })?;
-    Ok(control.host_authenticate(&peer.0)?)
+    control.host_authenticate(&peer.0).map_err(Refused::host)
 }
 
 async fn join(State(control): State<Control>, body: Bytes) -> Result<Response, Refused> {
@@ -112,7 +129,7 @@ async fn renew(
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
-        .map_err(|e| Refused(Error::invalid(format!("the request is not readable: {e}"))))
+        .map_err(|e| Refused::from(Error::invalid(format!("the request is not readable: {e}"))))
 }
 
 async fn session(
@@ -324,6 +341,20 @@ mod tests {
             kinds.push(frame.kind);
         }
         kinds
+    }
+
+    #[test]
+    fn only_a_removed_host_is_told_to_go() {
+        let status = |kind| {
+            let refused = Refused::host(Error::new(kind, "why"));
+            refused.into_response().status()
+        };
+        assert_eq!(status(ErrorKind::NotFound), StatusCode::GONE);
+        assert_eq!(status(ErrorKind::Unauthenticated), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            status(ErrorKind::Unavailable),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
 
     #[tokio::test]

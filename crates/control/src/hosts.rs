@@ -167,7 +167,7 @@ impl Control {
     /// Which host a client certificate (already verified against the CA) belongs to.
     ///
     /// # Errors
-    /// `Unauthenticated` when the host was removed or the certificate replaced.
+    /// `NotFound` when the host was removed, `Unauthenticated` when the certificate was replaced or is not a host's.
     pub fn host_authenticate(&self, der: &[u8]) -> Result<HostId> {
         let denied = || {
             Counters::add(&self.inner.counters.denied, 1);
@@ -180,7 +180,13 @@ impl Control {
             return Err(denied());
         };
         let snapshot = self.snapshot();
-        let host = snapshot.host(&id).ok_or_else(denied)?;
+        let host = snapshot.host(&id).ok_or_else(|| {
+            Counters::add(&self.inner.counters.denied, 1);
+            Error::new(
+                ErrorKind::NotFound,
+                "this host was removed from the installation",
+            )
+        })?;
         let hash = sha256_hex(der);
         let known = host.certificate_sha256 == hash
             || host.previous_certificate_sha256.as_ref() == Some(&hash);

@@ -411,6 +411,13 @@ async fn join_tokens_work_once() {
     );
     assert_eq!(control.snapshot().hosts().count(), 1);
     assert!(identity.certificate_pem.contains("BEGIN CERTIFICATE"));
+
+    let (_, pem) = x509_parser::pem::parse_x509_pem(identity.certificate_pem.as_bytes()).unwrap();
+    let host = control.host_authenticate(&pem.contents).unwrap();
+    assert_eq!(host, identity.host);
+    control.host_remove(&admin(), "h1", false).await.unwrap();
+    let gone = control.host_authenticate(&pem.contents).unwrap_err();
+    assert_eq!(gone.kind, ErrorKind::NotFound, "{}", gone.message);
 }
 
 #[tokio::test]

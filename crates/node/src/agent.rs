@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ::agent::driver::Drivers;
 use ::agent::identity::{IdentityFolder, JoinOptions};
-use ::agent::{Agent, AgentConfig};
+use ::agent::{Agent, AgentConfig, Ended};
 use anyhow::{Context, Result};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,8 @@ Examples:
   plimsoll agent --server plimsoll.example:7440 --token plm1.…   on the new host
   plimsoll agent --server plimsoll.example:7440                  from then on
 
-The containers of a host go on when its agent ends, and are taken over by the next one.";
+The containers of a host go on when its agent ends, and are taken over by the next one.
+After `plimsoll host rm` the agent of an empty host takes away its bridge, rules and cgroups, and ends.";
 
 /// Arguments of the agent.
 #[derive(Debug, Clone, Args)]
@@ -88,7 +89,7 @@ pub(crate) struct AgentArgs {
     pub(crate) log: LogArgs,
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, or until the host was removed and is empty.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     std::fs::create_dir_all(&args.data).with_context(|| format!("make {}", args.data.display()))?;
     let data = args
@@ -118,10 +119,19 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
             stop.cancel();
         }
     });
-    Agent::new(config, drivers)
+    let ended = Agent::new(config, drivers)
         .run(shutdown)
         .await
-        .context("run the agent")
+        .context("run the agent")?;
+    if ended == Ended::Removed {
+        let identity = args.data.join("identity");
+        tracing::info!(
+            "this host was removed from its installation and no container is left: its bridge, rules and cgroups \
+             are gone; to join again, remove {} and give a new token",
+            identity.display()
+        );
+    }
+    Ok(())
 }
 
 async fn join_if_new(args: &AgentArgs, data: &Path) -> Result<()> {

@@ -12,6 +12,8 @@
 //! - `POST /link/v1/renew`: a [`RenewRequest`] answered by an [`Identity`].
 //! - `POST /link/v1/join`: without a client certificate; a [`JoinRequest`] answered by an [`Identity`].
 //!
+//! All but `join` answer 410 to a host that was removed from the installation, and 401 to an unknown certificate.
+//!
 //! What always holds: the meaning of the desired state is the whole document with its generation
 //! ([`DesiredUpdate`]); every message can be repeated; a message longer than [`MESSAGE_MAX_BYTES`] or a frame longer
 //! than [`FRAME_MAX_BYTES`] ends the connection.

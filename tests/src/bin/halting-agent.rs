@@ -181,6 +181,10 @@ impl TaskRuntime for Runtime {
     async fn top(&self, id: &WorkloadId, ps_args: &str) -> Result<ProcessTable, DriverError> {
         self.inner.top(id, ps_args).await
     }
+
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        self.inner.dismantle().await
+    }
 }
 
 impl Runtime {
@@ -223,6 +227,10 @@ impl NetworkDriver for Network {
 
     async fn reassert(&self) -> Result<(), DriverError> {
         self.inner.reassert().await
+    }
+
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        self.inner.dismantle().await
     }
 }
 
@@ -406,5 +414,6 @@ async fn main() -> Result<()> {
     Agent::new(config, drivers)
         .run(shutdown)
         .await
-        .context("run the agent")
+        .context("run the agent")?;
+    Ok(())
 }

@@ -82,7 +82,7 @@ struct Running {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
     imports: Arc<Imports>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Ended>,
 }
 
 impl Bench {
@@ -620,4 +620,65 @@ async fn parts_of_pools_are_in_force_before_they_are_told_so() {
     bench.send(whole(4, vec![])).await;
     told(4).await;
     assert!(bench.fake.parts().is_empty());
+}
+
+#[tokio::test]
+async fn a_removed_host_is_left_when_no_task_is_left() {
+    let mut bench = Bench::new().await;
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench.phase(1, Phase::Running).await;
+    for _ in 0..2 {
+        let event = Event::HostRemoved;
+        bench.agent().events.send(event).await.unwrap();
+    }
+    // It goes on: a task that ends is still told, and one that was to go still goes.
+    bench
+        .send(whole(
+            2,
+            vec![workload(1, "server", DesiredState::Removed, 1)],
+        ))
+        .await;
+    let ended = tokio::time::timeout(
+        Duration::from_secs(20),
+        &mut bench.running.as_mut().unwrap().task,
+    )
+    .await
+    .expect("an end in time")
+    .unwrap();
+    assert_eq!(ended, Ended::Removed);
+    assert!(bench.fake.task(&id(1)).is_none() && !bench.fake.is_attached(&id(1)));
+}
+
+#[tokio::test]
+async fn a_host_that_is_welcomed_again_was_not_removed() {
+    let bench = Bench::new().await;
+    let events = &bench.agent().events;
+    bench
+        .send(whole(
+            1,
+            vec![workload(1, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench.phase(1, Phase::Running).await;
+    events.send(Event::HostRemoved).await.unwrap();
+    events.send(Event::LinkUp { link: 0 }).await.unwrap();
+    bench
+        .send(whole(
+            2,
+            vec![workload(1, "server", DesiredState::Removed, 1)],
+        ))
+        .await;
+    bench.known(1, |k| *k == Known::Gone).await;
+    bench
+        .send(whole(
+            3,
+            vec![workload(2, "server", DesiredState::Running, 1)],
+        ))
+        .await;
+    bench.phase(2, Phase::Running).await;
 }

@@ -46,6 +46,10 @@ pub enum Op {
     Divide,
     /// `ImageStore::drop_image`.
     DropImage,
+    /// `TaskRuntime::dismantle`.
+    DismantleRuntime,
+    /// `NetworkDriver::dismantle`.
+    DismantleNetwork,
 }
 
 /// Where the host stops dead, as if the agent were killed there.

@@ -328,6 +328,17 @@ impl TaskRuntime for FakeHost {
         Ok(self.look(|s| s.usage.clone()))
     }
 
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        self.operation(Op::DismantleRuntime, "runtime", |s| {
+            if s.tasks.is_empty() {
+                Ok(())
+            } else {
+                Err(DriverError::new(ErrorClass::Conflict, "a task is there"))
+            }
+        })
+        .await
+    }
+
     async fn top(&self, id: &WorkloadId, _ps_args: &str) -> Result<ProcessTable, DriverError> {
         let task = self.task(id).filter(|t| t.phase.is_alive());
         let task = task.ok_or_else(|| not_running(id))?;
@@ -421,5 +432,19 @@ impl NetworkDriver for FakeHost {
 
     async fn reassert(&self) -> Result<(), DriverError> {
         Ok(())
+    }
+
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        self.operation(Op::DismantleNetwork, "network", |s| {
+            if s.attached.is_empty() {
+                Ok(())
+            } else {
+                Err(DriverError::new(
+                    ErrorClass::Conflict,
+                    "a workload is attached",
+                ))
+            }
+        })
+        .await
     }
 }

@@ -89,6 +89,9 @@ impl Link {
             .map_err(|_| LinkError::Silent(SILENCE_SECONDS))?
             .map_err(broken)?;
         let status = response.status();
+        if status == http::StatusCode::GONE {
+            return Err(LinkError::Removed);
+        }
         if !status.is_success() {
             let limited = http_body_util::Limited::new(response.into_body(), REFUSAL_BYTES);
             let read = tokio::time::timeout(SILENCE, limited.collect()).await;

@@ -181,6 +181,8 @@ struct Shared {
     only: Mutex<Option<Vec<u8>>>,
     refused: tokio::sync::watch::Sender<u64>,
     silent: std::sync::atomic::AtomicBool,
+    /// The host was removed.
+    removed: tokio::sync::watch::Sender<bool>,
 }
 
 pub struct Server {
@@ -245,6 +247,7 @@ impl Server {
             only: Mutex::default(),
             refused: tokio::sync::watch::Sender::new(0),
             silent: std::sync::atomic::AtomicBool::new(false),
+            removed: tokio::sync::watch::Sender::new(false),
         });
         let stop = CancellationToken::new();
         let (accepting, stopped) = (shared.clone(), stop.clone());
@@ -302,6 +305,11 @@ impl Server {
     /// Refuses sessions with any other certificate from now on.
     pub fn only(&self, certificate: Option<Vec<u8>>) {
         *self.shared.only.lock().unwrap() = certificate;
+    }
+
+    /// Says from now on that the host was removed; sessions end when the test lets go of them.
+    pub fn remove_host(&self) {
+        self.shared.removed.send_replace(true);
     }
 
     /// Counts refused sessions.
@@ -382,6 +390,10 @@ async fn answer(
     }
     if path == "/link/v1/session" {
         let peer = peer.unwrap();
+        if *shared.removed.borrow() {
+            shared.refused.send_modify(|n| *n += 1);
+            return status(410, "this host was removed");
+        }
         let only = shared.only.lock().unwrap().clone();
         if only.is_some_and(|only| only != peer) {
             shared.refused.send_modify(|n| *n += 1);
@@ -466,10 +478,14 @@ async fn session(
         }
     });
     let (beat, beating) = (out.clone(), shared.clone());
+    let mut removed = shared.removed.subscribe();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = removed.wait_for(|removed| *removed) => return,
+            }
             if beating.silent.load(std::sync::atomic::Ordering::Relaxed) {
                 continue;
             }
@@ -563,7 +579,7 @@ impl Host {
 }
 
 pub struct Running {
-    pub task: tokio::task::JoinHandle<Result<(), agent::AgentError>>,
+    pub task: tokio::task::JoinHandle<Result<agent::Ended, agent::AgentError>>,
     pub shutdown: CancellationToken,
 }
 

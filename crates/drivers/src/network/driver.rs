@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     netfilter: Mutex<Socket>,
     /// How many rules there were after they were last applied.
     pub(super) rule_count: AtomicUsize,
+    /// Nothing is put back any more; changed and read by whoever holds the gate for writing.
+    pub(super) dismantled: AtomicBool,
 }
 
 impl BridgeNetwork {
@@ -71,6 +73,7 @@ impl BridgeNetwork {
             reaper: Reaper::start().map_err(NetworkError::NamespaceThread)?,
             netfilter: Mutex::new(netfilter),
             rule_count: AtomicUsize::new(0),
+            dismantled: AtomicBool::new(false),
         };
         shared.undo_incomplete()?;
         shared.reassert(true)?;
@@ -104,6 +107,21 @@ impl BridgeNetwork {
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&shared);
             drop((lane, pass));
+            result
+        });
+        finished(done.await)
+    }
+
+    /// Runs blocking work while nothing is done for any workload; it goes on to its end as well.
+    async fn for_all(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<(), NetworkError> + Send + 'static,
+    ) -> Result<(), DriverError> {
+        let gate = Arc::clone(&self.shared.gate).write_owned().await;
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&shared);
+            drop(gate);
             result
         });
         finished(done.await)
@@ -149,14 +167,11 @@ impl NetworkDriver for BridgeNetwork {
     }
 
     async fn reassert(&self) -> Result<(), DriverError> {
-        let gate = Arc::clone(&self.shared.gate).write_owned().await;
-        let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = shared.reassert(false);
-            drop(gate);
-            result
-        });
-        finished(done.await)
+        self.for_all(|shared| shared.reassert(false)).await
+    }
+
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        self.for_all(Shared::dismantle).await
     }
 }
 

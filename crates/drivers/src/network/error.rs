@@ -98,6 +98,12 @@ pub enum NetworkError {
     /// The workload whose network is to be shared has none here.
     #[error("workload {0} whose network is to be shared is not attached on this host")]
     OtherNotAttached(String),
+    /// Bridge and rules are to go, but are in use.
+    #[error("bridge and rules stay: {attached} workloads are attached")]
+    InUse {
+        /// How many.
+        attached: usize,
+    },
     /// A resolver setting or an extra host that cannot be written.
     #[error("{what} \"{value}\" is not valid")]
     Setting {
@@ -113,7 +119,7 @@ impl NetworkError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::PortTaken { .. } => ErrorClass::Conflict,
+            Self::PortTaken { .. } | Self::InUse { .. } => ErrorClass::Conflict,
             Self::AddressesUsedUp { .. } | Self::PortsUsedUp { .. } => ErrorClass::Full,
             Self::HostAddress(_) | Self::Setting { .. } => ErrorClass::Invalid,
             Self::OtherNotAttached(_) => ErrorClass::NotFound,

@@ -8,6 +8,7 @@ use super::elements;
 use super::ledger::{self, Ledger, Record};
 use super::link;
 use super::netlink::Socket;
+use super::rules;
 use super::{NetworkConfig, NetworkError, Subnet, subnet};
 
 /// The subnet of this host's workloads: the configured one, else the kept one, else one that overlaps no route.
@@ -53,9 +54,7 @@ pub(super) fn sort_out_links(
     let links = link::list(&mut host).map_err(NetworkError::netlink("list links"))?;
     let mut doomed: Vec<String> = Vec::new();
     for link in links {
-        let digits = link.name.strip_prefix(&config.link_prefix);
-        let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        let Some(address) = number.map(Ipv4Addr::from).filter(|a| subnet.contains(*a)) else {
+        let Some(address) = address_of_link(&link.name, config, subnet) else {
             continue;
         };
         let known = |record: &Record| record.address == Some(address);
@@ -67,6 +66,13 @@ pub(super) fn sort_out_links(
         }
     }
     link::delete_all(&mut host, &doomed).map_err(NetworkError::netlink("remove old links"))
+}
+
+/// The workload's address that the name of a link of ours says; `None`: it is not ours.
+fn address_of_link(name: &str, config: &NetworkConfig, subnet: Subnet) -> Option<Ipv4Addr> {
+    let digits = name.strip_prefix(&config.link_prefix)?;
+    let number = u32::from_str_radix(digits, 16).ok()?;
+    Some(Ipv4Addr::from(number)).filter(|address| subnet.contains(*address))
 }
 
 impl Shared {
@@ -99,6 +105,9 @@ impl Shared {
 
     /// Bridge, kernel settings, rules, and the links of all records on the bridge.
     pub(super) fn reassert(&self, always: bool) -> Result<(), NetworkError> {
+        if self.dismantled.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut host = open_route()?;
         let bridge = self.ensure_bridge(&mut host)?;
         if always || !self.rules_are_there()? {
@@ -126,10 +135,34 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes links, bridge and rules away, for good. The kernel's settings stay: others may count on them by now.
+    pub(super) fn dismantle(&self) -> Result<(), NetworkError> {
+        let attached = self.ledger().records().count();
+        if attached > 0 {
+            return Err(NetworkError::InUse { attached });
+        }
+        // First, so that the watch does not put the rules back.
+        self.dismantled.store(true, Ordering::Relaxed);
+        let mut host = open_route()?;
+        let links = link::list(&mut host).map_err(NetworkError::netlink("list links"))?;
+        let ours = |name: &str| {
+            name == self.config.bridge || address_of_link(name, &self.config, self.subnet).is_some()
+        };
+        let doomed: Vec<String> = links
+            .into_iter()
+            .map(|link| link.name)
+            .filter(|name| ours(name))
+            .collect();
+        link::delete_all(&mut host, &doomed)
+            .map_err(NetworkError::netlink("remove links and bridge"))?;
+        // Last: without the rules the links would be open to all.
+        rules::apply(&rules::removal(&self.config.table))
+    }
+
     /// Puts the rules back if something of them is gone. Blocks; not for asynchronous code.
     pub(super) fn restore(&self) -> Result<(), NetworkError> {
         let _all = self.gate.blocking_write();
-        if self.rules_are_there()? {
+        if self.dismantled.load(Ordering::Relaxed) || self.rules_are_there()? {
             return Ok(());
         }
         tracing::warn!("someone took rules away; putting them back");

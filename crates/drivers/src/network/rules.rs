@@ -42,9 +42,7 @@ pub(super) struct Rules<'a> {
 /// The whole text: our tables anew, with all elements.
 pub(super) fn text(rules: &Rules<'_>, elements: &[Element]) -> String {
     let table = rules.table;
-    let mut out = format!(
-        "add table inet {table}\ndelete table inet {table}\nadd table bridge {table}\ndelete table bridge {table}\n"
-    );
+    let mut out = removal(table);
     out.push_str(&inet_table(rules));
     out.push_str(&bridge_table(rules));
     for element in elements {
@@ -52,6 +50,13 @@ pub(super) fn text(rules: &Rules<'_>, elements: &[Element]) -> String {
         let _ = writeln!(out, "add element {}", element_text(table, element));
     }
     out
+}
+
+/// The whole text: our tables gone, whether they were there or not.
+pub(super) fn removal(table: &str) -> String {
+    format!(
+        "add table inet {table}\ndelete table inet {table}\nadd table bridge {table}\ndelete table bridge {table}\n"
+    )
 }
 
 fn inet_table(rules: &Rules<'_>) -> String {

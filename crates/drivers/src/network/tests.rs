@@ -265,6 +265,39 @@ fn rules_bridge_and_links_come_back() {
 }
 
 #[test]
+fn a_dismantled_host_has_nothing_of_ours_left() {
+    in_host(|world| {
+        let network = world.open();
+        let inside = Inside::new();
+        let web = workload(1, 1);
+        world.attach(&network, &web, &inside).unwrap();
+        run("nft", "add table ip foreign");
+        ip("link add plwother type bridge");
+        let refused = world.block_on(network.dismantle()).unwrap_err();
+        assert_eq!(refused.class, ErrorClass::Conflict, "{refused}");
+        assert!(run("nft", "list tables").contains("table inet plimsoll"));
+
+        world.detach(&network, &web);
+        world.block_on(network.dismantle()).unwrap();
+        // A look at the host does not put anything back, nor does the watch when the next change wakes it.
+        world.block_on(network.reassert()).unwrap();
+        run("nft", "add table inet plimsoll");
+        run("nft", "delete table inet plimsoll");
+        network.shared.restore().unwrap();
+        assert_eq!(run("nft", "list tables").trim(), "table ip foreign");
+        let links = run("ip", "-o link");
+        assert!(!links.contains("plimsoll0"), "{links}");
+        assert!(links.contains("plwother"), "{links}");
+        assert_eq!(links.matches("plw").count(), 1, "{links}");
+        // Once more changes nothing; the next agent makes all of it again.
+        world.block_on(network.dismantle()).unwrap();
+        drop(network);
+        world.attach(&world.open(), &web, &inside).unwrap();
+        assert!(run("nft", "list tables").contains("table inet plimsoll"));
+    });
+}
+
+#[test]
 fn rules_come_back_by_themselves() {
     in_host(|world| {
         let network = world.open();

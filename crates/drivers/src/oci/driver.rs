@@ -133,6 +133,11 @@ impl TaskRuntime for OciRuntime {
         let (task, _, _) = self.inner.running(id)?;
         stats::top(&self.inner.cgroups.workload(task.workload()), ps_args).await
     }
+
+    async fn dismantle(&self) -> Result<(), DriverError> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(inner.cgroups.remove_all()?)).await
+    }
 }
 
 impl OciRuntime {

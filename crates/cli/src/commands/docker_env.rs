@@ -133,12 +133,7 @@ async fn tls(app: &App, pool: &Pool, days: u32) -> Result<Access> {
             folder,
         });
     }
-    let description = format!(
-        "docker-env for {}",
-        std::env::var("USER").unwrap_or_else(|_| "a user".into())
-    );
     let body = CredentialsCreate {
-        description,
         ttl_days: Some(days),
     };
     let make = path(&["pools", &pool.name, "credentials"]);

@@ -132,8 +132,6 @@ pub struct Update {
 #[schema(as = CredentialsCreate)]
 #[serde(default, deny_unknown_fields)]
 pub struct CredentialsCreate {
-    /// What it is for, in the owner's words.
-    pub description: String,
     /// Days it works; absent: 30.
     pub ttl_days: Option<u32>,
 }

@@ -138,7 +138,7 @@ fn task(task: native::TaskSpec, image: &Image) -> Result<TaskSpec> {
             .stop_signal
             .or_else(|| config.stop_signal.as_deref().and_then(signal)),
         stop_grace_seconds: task.stop_grace_seconds,
-        resources: resources(task.resources),
+        resources: resources(task.resources, Resources::default()),
         security: security(task.security),
         mounts,
         gpus: task.gpus.map(gpus),
@@ -262,7 +262,13 @@ pub(crate) fn restart(restart: native::RestartPolicy) -> RestartPolicy {
     }
 }
 
-pub(crate) fn resources(resources: native::Resources) -> Resources {
+/// What the native form says, over what only Docker's form can say.
+pub(crate) fn resources(resources: native::Resources, rest: Resources) -> Resources {
+    // Two ways to say one limit: the one that is asked for replaces the other.
+    let (cpu_period_us, cpu_quota_us) = match resources.cpu_limit_millis {
+        Some(_) => (None, None),
+        None => (rest.cpu_period_us, rest.cpu_quota_us),
+    };
     Resources {
         request: ResourceRequest {
             cpu_millis: resources.request_cpu_millis,
@@ -274,7 +280,9 @@ pub(crate) fn resources(resources: native::Resources) -> Resources {
         cpu_shares: resources.cpu_shares,
         cpuset_cpus: resources.cpuset_cpus,
         pids_limit: resources.pids_limit,
-        ..Resources::default()
+        cpu_period_us,
+        cpu_quota_us,
+        ..rest
     }
 }
 

@@ -112,6 +112,7 @@ fn a_workloads_life(rig: &Rig) {
     assert!(rig.run(&["ps"]).ok().contains("paused"));
     rig.run(&["resume", "web"]).ok();
     rig.run(&["rename", "web", "front"]).ok();
+    limits_change(rig, "front");
     let refused = rig.run(&["rm", "front"]).failed(exit::CONFLICT);
     assert!(refused.contains("--force"), "{refused}");
     assert_eq!(rig.run(&["stop", "front"]).ok(), "front\n");
@@ -120,6 +121,40 @@ fn a_workloads_life(rig: &Rig) {
     rig.run(&["start", "front"]).ok();
     rig.run(&["rm", "-f", &id.trim()[..12]]).ok();
     assert_eq!(rig.run(&["ps", "-aq"]).ok(), "");
+}
+
+fn limits_change(rig: &Rig, name: &str) {
+    let spec = || -> serde_json::Value {
+        let shown: serde_json::Value =
+            serde_json::from_str(&rig.run(&["inspect", name]).ok()).unwrap();
+        shown["items"][0]["spec"].clone()
+    };
+    let done = rig.run(&["update", "-m", "64m", "--cpus", "0.5", name]);
+    assert_eq!(done.ok(), format!("{name}\n"));
+    let limits = || spec()["task"]["resources"].clone();
+    assert_eq!(limits()["memory_limit_bytes"], 64 << 20);
+    assert_eq!(limits()["cpu_limit_millis"], 500);
+    // What is not named stays.
+    rig.run(&["update", "--pids-limit", "7", "--memory-swap", "-1", name])
+        .ok();
+    assert_eq!(limits()["memory_limit_bytes"], 64 << 20);
+    assert_eq!(limits()["memory_swap_bytes"], -1);
+    assert_eq!(limits()["pids_limit"], 7);
+    let before = limits();
+    rig.run(&["update", "--restart", "on-failure:3", name]).ok();
+    let restart = &spec()["restart"];
+    assert_eq!(restart["max_retries"], 3, "{restart}");
+    assert_eq!(limits(), before);
+    let nothing = rig.run(&["update", name]).failed(exit::USAGE);
+    assert!(nothing.contains("--memory"), "{nothing}");
+    let refused = rig.run(&["update", "-m", "1k", name]);
+    assert_ne!(refused.code, i32::from(exit::OK), "{refused:#?}");
+    assert!(
+        refused
+            .err
+            .contains(&format!("cannot update workload \"{name}\"")),
+        "{refused:#?}"
+    );
 }
 
 fn run_in_the_foreground(rig: &Rig) {

@@ -24,7 +24,7 @@ pub use pool::{
 pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
 pub use workload::{
     ExecArgs, KillArgs, LogsArgs, PlacementArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs,
-    RunLimitArgs, StatsArgs, StopArgs, TopArgs, WorkloadsArgs,
+    RunLimitArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs, WorkloadsArgs,
 };
 
 const ABOUT: &str = "Container pools over many hosts: load your hosts to the line, never below it";
@@ -182,6 +182,8 @@ pub enum Command {
         /// The new name
         name: String,
     },
+    /// Change limits and restart policy of workloads
+    Update(Box<UpdateArgs>),
     /// Remove workloads
     Rm(RmArgs),
     /// Show everything about workloads or images, as JSON

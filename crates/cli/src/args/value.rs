@@ -59,6 +59,15 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     Ok(value as u64)
 }
 
+/// Parses memory and swap together: a size, or `-1` for no limit.
+pub fn swap(text: &str) -> Result<i64, String> {
+    if text.trim() == "-1" {
+        return Ok(-1);
+    }
+    let size = bytes(text).map_err(|why| format!("{why}; or -1 for no limit"))?;
+    i64::try_from(size).map_err(|_| format!("\"{text}\" is more than any machine has"))
+}
+
 /// Parses a number of CPUs such as `0.5` or `2` into thousandths.
 pub fn cpus(text: &str) -> Result<u64, String> {
     let bad = || format!("\"{text}\" is not a number of CPUs: write for example 0.5 or 2");

@@ -228,6 +228,61 @@ pub struct RunLimitArgs {
     pub sysctl: Vec<(String, String)>,
 }
 
+/// Changes limits and restart policy.
+#[derive(Debug, Clone, Args)]
+#[command(
+    group = clap::ArgGroup::new("change").required(true).multiple(true),
+    after_help = "\
+Examples:
+  plimsoll update --memory 256m --cpus 0.5 web
+  plimsoll update --restart on-failure:3 web worker
+
+What is not named stays as it is. A running workload feels new limits at once."
+)]
+pub struct UpdateArgs {
+    /// Workloads, by name or id
+    #[arg(required = true, value_name = "WORKLOAD")]
+    pub workloads: Vec<String>,
+    /// What happens when it ends: no, always, unless-stopped, on-failure[:TIMES]
+    #[arg(long, value_name = "POLICY", value_parser = value::restart, group = "change")]
+    pub restart: Option<RestartPolicy>,
+    /// Highest memory, for example 512m
+    #[arg(long, short = 'm', value_name = "SIZE", value_parser = value::bytes, group = "change")]
+    pub memory: Option<u64>,
+    /// Memory and swap together; -1: no limit
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = value::swap,
+        allow_negative_numbers = true,
+        group = "change"
+    )]
+    pub memory_swap: Option<i64>,
+    /// Highest number of CPUs, for example 0.5
+    #[arg(long, value_name = "NUMBER", value_parser = value::cpus, group = "change")]
+    pub cpus: Option<u64>,
+    /// Memory that placement counts on
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes, group = "change")]
+    pub request_memory: Option<u64>,
+    /// CPUs that placement counts on
+    #[arg(long, value_name = "NUMBER", value_parser = value::cpus, group = "change")]
+    pub request_cpus: Option<u64>,
+    /// Weight against others of the pool; 1024 is normal
+    #[arg(long, value_name = "WEIGHT", group = "change")]
+    pub cpu_shares: Option<u64>,
+    /// CPUs it may use, for example 0-1,3
+    #[arg(long, value_name = "LIST", group = "change")]
+    pub cpuset_cpus: Option<String>,
+    /// Highest number of processes; -1: no limit
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_negative_numbers = true,
+        group = "change"
+    )]
+    pub pids_limit: Option<i64>,
+}
+
 /// Lists workloads.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\

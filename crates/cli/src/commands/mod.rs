@@ -60,6 +60,7 @@ async fn with_app(app: &App, command: Command) -> Result<u8> {
         Command::Resume(args) => workload::plain(app, &args, "resume").await,
         Command::Wait(args) => workload::wait(app, &args).await,
         Command::Rename { workload, name } => workload::rename(app, &workload, &name).await,
+        Command::Update(args) => workload::update(app, &args).await,
         Command::Rm(args) => workload::rm(app, &args).await,
         Command::Inspect { names, output } => workload::inspect(app, &names, output).await,
         Command::Explain { workload, output } => {

@@ -7,11 +7,12 @@ use wire::client::native::{Patience, path, with_query};
 use wire::native::List;
 use wire::native::image::Image;
 use wire::native::workload::{
-    Changed, KillRequest, Phase, RenameRequest, StopRequest, WaitOutcome, Workload,
+    Changed, KillRequest, Phase, RenameRequest, Resources, StopRequest, WaitOutcome, Workload,
+    WorkloadUpdate,
 };
 
 use crate::app::{App, Located};
-use crate::args::{Format, KillArgs, PsArgs, RmArgs, StopArgs, WorkloadsArgs};
+use crate::args::{Format, KillArgs, PsArgs, RmArgs, StopArgs, UpdateArgs, WorkloadsArgs};
 use crate::commands::list::{View, show};
 use crate::error::{Failure, Result};
 use crate::output::{Cell, Table, Tone};
@@ -249,6 +250,36 @@ pub(super) async fn rename(app: &App, reference: &str, name: &str) -> Result<()>
     )
     .await?;
     app.printer.line(name)
+}
+
+pub(super) async fn update(app: &App, args: &UpdateArgs) -> Result<()> {
+    each(app, &args.workloads, |reference, at| async move {
+        let what = || format!("cannot update workload \"{reference}\"");
+        let path = at.path(&[]);
+        let now: Workload = ask(app, &at, (Method::GET, path.clone()), None::<&()>, what()).await?;
+        let body = WorkloadUpdate {
+            resources: updated(now.spec.task.resources, args),
+            restart: args.restart,
+        };
+        let _: Workload = ask(app, &at, (Method::PATCH, path), Some(&body), what()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// All resources with those that are named replaced, because the server takes them as a whole; `None`: none is named.
+fn updated(now: Resources, args: &UpdateArgs) -> Option<Resources> {
+    let new = Resources {
+        request_cpu_millis: args.request_cpus.or(now.request_cpu_millis),
+        request_memory_bytes: args.request_memory.or(now.request_memory_bytes),
+        memory_limit_bytes: args.memory.or(now.memory_limit_bytes),
+        memory_swap_bytes: args.memory_swap.or(now.memory_swap_bytes),
+        cpu_limit_millis: args.cpus.or(now.cpu_limit_millis),
+        cpu_shares: args.cpu_shares.or(now.cpu_shares),
+        cpuset_cpus: args.cpuset_cpus.clone().or_else(|| now.cpuset_cpus.clone()),
+        pids_limit: args.pids_limit.or(now.pids_limit),
+    };
+    (new != now).then_some(new)
 }
 
 pub(super) async fn rm(app: &App, args: &RmArgs) -> Result<()> {

@@ -253,7 +253,9 @@ pub(crate) async fn update(
 ) -> Result<Json<Workload>> {
     let workload = native.workload(&caller, &at)?;
     let update = Update {
-        resources: body.resources.map(from_native::resources),
+        resources: body
+            .resources
+            .map(|wanted| from_native::resources(wanted, workload.spec.task.resources.clone())),
         restart: body.restart.map(from_native::restart),
     };
     native

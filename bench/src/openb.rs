@@ -313,9 +313,17 @@ mod tests {
 
     #[test]
     fn hosts_give_what_the_trace_says() {
-        for host in hosts(&slice("openb_hosts.csv")).unwrap() {
+        let table = slice("openb_hosts.csv");
+        for (host, row) in hosts(&table).unwrap().iter().zip(&table.rows) {
+            let (cpu, memory) = (
+                table.number(row, "cpu_milli").unwrap(),
+                table.number(row, "memory_mib").unwrap() << 20,
+            );
+            let room = host.room();
+            // Rounding may give a little more, never less.
+            assert!((cpu..=cpu + 1).contains(&room.cpu.0), "{}", host.name);
             assert!(
-                host.room().fits(host.status.facts.capacity),
+                (memory..=memory + 1).contains(&room.memory.0),
                 "{}",
                 host.name
             );

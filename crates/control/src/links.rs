@@ -27,6 +27,10 @@ const OUTGOING_MAX: usize = 1024;
 /// Frames that may wait in each direction of a stream: bounds a slow reader's memory to 16 frames.
 const STREAM_FRAMES_MAX: usize = 16;
 
+/// How long a host that is linked to another server may take to link to this one: longer than its pause between two
+/// attempts.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
+
 /// How long a host may take to open a stream it was asked for.
 const STREAM_OPEN_LIMIT: Duration = Duration::from_secs(15);
 
@@ -352,6 +356,29 @@ impl Control {
         inner.pending.remove(stream).map(|pending| pending.end)
     }
 
+    /// A host that is linked to another server will dial this one too: after a restart of this server it is waited for.
+    async fn await_link(&self, host: &HostId) {
+        let mut arrivals = self.inner.hub.arrivals();
+        let arrived = async {
+            loop {
+                arrivals.borrow_and_update();
+                let elsewhere = || {
+                    self.snapshot()
+                        .host(host)
+                        .is_some_and(|it| it.status.connected)
+                };
+                if self.inner.hub.is_connected(host) || !elsewhere() {
+                    return;
+                }
+                if arrivals.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // What comes of it, sending tells.
+        let _ = tokio::time::timeout(ARRIVAL_LIMIT, arrived).await;
+    }
+
     /// Opens a stream to a host and waits for its first answer.
     pub(crate) async fn open_stream(
         &self,
@@ -359,6 +386,7 @@ impl Control {
         request: StreamRequest,
     ) -> Result<LinkStream> {
         Counters::add(&self.inner.counters.streams, 1);
+        self.await_link(host).await;
         let id = hex::encode(random()?);
         let (mut near, far) = LinkStream::pair();
         {

@@ -446,3 +446,42 @@ async fn more_than_fits_into_one_transaction_goes_too() {
     w.control.pool_delete(&admin(), "red").await.unwrap();
     assert_eq!(w.control.snapshot().images().count(), 0);
 }
+
+/// After a restart of this server a host is still linked to another one, and dials this one a moment later.
+#[tokio::test]
+async fn a_host_that_is_linked_to_another_server_is_waited_for() {
+    let w = world().await;
+    let caller = admin();
+    let made = w.create("a", &["sleep"]).await;
+    w.control
+        .workload_start(&caller, &w.pool, &made.id)
+        .await
+        .unwrap();
+    let placed = w.control.workload_find(&caller, &w.pool, "a").unwrap();
+    let host = placed.host.clone().unwrap();
+    let World {
+        control,
+        pool,
+        hosts,
+        ..
+    } = w;
+    drop(hosts);
+    // The link's end is recorded; the other server says that the host is there.
+    let mut revisions = control.store().revisions();
+    let gone = |control: &Control| !control.snapshot().host(&host).unwrap().status.connected;
+    while !gone(&control) {
+        revisions.changed().await.unwrap();
+    }
+    let mut record = model::Host::clone(&control.snapshot().host(&host).unwrap());
+    record.status.connected = true;
+    let name = record.name.clone();
+    let tx = store::Transaction::new().put(model::Object::Host(record));
+    control.store().commit(tx).await.unwrap();
+    let asked = {
+        let (control, pool, id) = (control.clone(), pool.clone(), made.id.clone());
+        tokio::spawn(async move { control.workload_top(&admin(), &pool, &id, "").await })
+    };
+    let _back = control.test_host(name.as_str()).await.unwrap();
+    let table = asked.await.unwrap().unwrap();
+    assert_eq!(table.rows.len(), 1);
+}

@@ -423,6 +423,9 @@ impl FakeHost {
                     .send(imported(vec!["docker.io/library/loaded:1".into()]))
                     .await
                     .unwrap();
+                // That it was recorded.
+                assert_eq!(stream.recv.recv().await.unwrap().kind, FrameKind::Json);
+                stream.send.send(Frame::end()).await.unwrap();
             }
             StreamRequest::Save { .. } => {
                 stream.send.send(ok).await.unwrap();

@@ -245,6 +245,37 @@ async fn damaged_state_is_set_aside_and_rebuilt_from_what_runs() {
     host.runtime.remove(&id).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_exit_is_set_aside_and_the_task_is_known_to_have_ended() {
+    let mut host = Host::new();
+    let plan = host.plan(&["sh", "-c", "exit 8"], |_| {});
+    let id = plan.workload.id.clone();
+    host.start(&plan).await;
+    assert_eq!(wait_final(&host, &id).await, 8);
+    let tasks = host.dir.path().join("data/tasks").join(id.as_str());
+    let exit = tasks.join("runs/0000000001-0000000000/exit.json");
+    // Its supervisor tells the exit as long as it lives, whatever the file says.
+    std::fs::write(&exit, "").unwrap();
+    host.reopen();
+    assert_eq!(wait_final(&host, &id).await, 8);
+    let state = std::fs::read_to_string(exit.with_file_name("state.json")).unwrap();
+    let state: shim::state::ShimState = serde_json::from_str(&state).unwrap();
+    kill(state.shim.pid);
+    while state.shim.is_alive() {
+        tokio::task::yield_now().await;
+    }
+    for damage in ["", "{\"half\": "] {
+        std::fs::write(&exit, damage).unwrap();
+        host.reopen();
+        let seen = host.runtime.observe().await.unwrap();
+        let status = &seen[0].status;
+        assert_eq!((status.phase, status.exit_code), (Phase::Exited, 137));
+        assert!(!status.error.is_empty(), "why it is not known is said");
+    }
+    assert!(exit.with_file_name("exit.json.corrupt").exists());
+    host.runtime.remove(&id).await.unwrap();
+}
+
 async fn wait_final(host: &Host, id: &model::WorkloadId) -> i32 {
     let begin = std::time::Instant::now();
     loop {

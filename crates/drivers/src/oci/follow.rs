@@ -327,6 +327,9 @@ fn offset_of_run(dir: &std::path::Path, run: u64) -> Result<Option<u64>, DriverE
     }
 }
 
+/// How often the last lines are looked for again when a task has overwritten them meanwhile.
+const LINES_TRIES: u32 = 16;
+
 /// Sends the last lines of what is there; gives the offset to go on from.
 async fn last_lines(
     dir: &PathBuf,
@@ -334,9 +337,36 @@ async fn last_lines(
     choice: &Choice,
     sender: &Sender,
 ) -> Result<u64, DriverError> {
-    let end = end_of(dir)?;
-    // First where the lines begin, then them: this holds no output, and the second pass begins so near the end that
-    // the task cannot rotate it away.
+    // First where the lines begin, then them: this holds no output. With a small log a task that writes without a
+    // pause may overwrite them in between.
+    for _ in 0..LINES_TRIES {
+        let end = end_of(dir)?;
+        let Some(found) = find_lines(dir, lines, choice, end)? else {
+            return Ok(end);
+        };
+        if send_lines(dir, found, choice, end, sender).await? {
+            return Ok(end);
+        }
+    }
+    end_of(dir)
+}
+
+/// Where lines begin.
+#[derive(Clone, Copy)]
+struct Beginning {
+    /// Offset of the record that holds the first one.
+    from: u64,
+    /// Lines of it that come before.
+    skip: u64,
+}
+
+/// Where the last lines before `end` begin; `None`: there are none.
+fn find_lines(
+    dir: &PathBuf,
+    lines: u64,
+    choice: &Choice,
+    end: u64,
+) -> Result<Option<Beginning>, DriverError> {
     let mut total = 0u64;
     let mut open = [false; 2];
     // Records that may hold the first wanted line, with the lines before each.
@@ -361,12 +391,33 @@ async fn last_lines(
         }
     }
     total += open.iter().filter(|open| **open).count() as u64;
-    let Some((from, before)) = marks.pop_front().filter(|_| lines > 0) else {
-        return Ok(end);
-    };
-    let mut skip = total.saturating_sub(lines).saturating_sub(before);
-    let mut reader = LogReader::new(dir, from);
-    while let Some(mut record) = next_before(&mut reader, end)? {
+    let first = marks.pop_front().filter(|_| lines > 0);
+    Ok(first.map(|(from, before)| Beginning {
+        from,
+        skip: total.saturating_sub(lines).saturating_sub(before),
+    }))
+}
+
+/// Sends the lines up to `end`; false, with nothing sent, when they are not there any more.
+async fn send_lines(
+    dir: &PathBuf,
+    beginning: Beginning,
+    choice: &Choice,
+    end: u64,
+    sender: &Sender,
+) -> Result<bool, DriverError> {
+    let mut skip = beginning.skip;
+    let mut reader = LogReader::new(dir, beginning.from);
+    let mut first = true;
+    while reader.offset() < end {
+        let entry = reader.next_entry().map_err(|error| failed("log", error))?;
+        let mut record = match entry {
+            Some(Entry::Record(record)) => record,
+            Some(Entry::Gap { .. }) if first => return Ok(false),
+            Some(Entry::Gap { .. }) => continue,
+            None => break,
+        };
+        first = false;
         if !choice.wants(&record) {
             continue;
         }
@@ -383,7 +434,7 @@ async fn last_lines(
             break;
         }
     }
-    Ok(end)
+    Ok(true)
 }
 
 fn next_before(reader: &mut LogReader, end: u64) -> Result<Option<Record>, DriverError> {

@@ -414,7 +414,7 @@ async fn a_commit_that_found_nobody_to_send_it_to_was_not_made() {
     // The first ones may still find the old connection, which ends under them: of these the outcome is not known.
     let mut last = None;
     for value in 2..20 {
-        let put = Transaction::new().put(setting("a", &value.to_string()));
+        let put = Transaction::new().put(setting("a", value.to_string()));
         let error = store.commit(put).await.unwrap_err();
         let known = matches!(
             &error,

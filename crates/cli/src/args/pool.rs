@@ -147,7 +147,7 @@ pub struct PolicyArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  eval \"$(plimsoll docker-env team-a)\"   then: docker ps, docker run, docker compose up
+  eval \"$(plimsoll docker-env team-a)\"   then: docker ps, docker run, docker logs
   plimsoll docker-env team-a --context team-a && docker --context team-a ps
   eval \"$(plimsoll docker-env --unset)\"  back to the docker of before
 

@@ -300,14 +300,21 @@ pub(super) async fn pump(
 }
 
 fn end_of(dir: &std::path::Path) -> Result<u64, DriverError> {
-    let files = shim::log::files(dir).map_err(|error| failed("log", error))?;
-    let Some((base, path)) = files.last() else {
-        return Ok(0);
-    };
-    let len = std::fs::metadata(path)
-        .map_err(|error| failed("log", error))?
-        .len();
-    Ok(base + len)
+    let mut tries = 0;
+    loop {
+        let files = shim::log::files(dir).map_err(|error| failed("log", error))?;
+        let Some((base, path)) = files.last() else {
+            return Ok(0);
+        };
+        match std::fs::metadata(path) {
+            Ok(found) => return Ok(base + found.len()),
+            // A task that writes without a pause has taken even its newest file away meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && tries < LOOK_TRIES => {
+                tries += 1;
+            }
+            Err(error) => return Err(failed("log", error)),
+        }
+    }
 }
 
 fn offset_of_run(dir: &std::path::Path, run: u64) -> Result<Option<u64>, DriverError> {
@@ -327,8 +334,8 @@ fn offset_of_run(dir: &std::path::Path, run: u64) -> Result<Option<u64>, DriverE
     }
 }
 
-/// How often the last lines are looked for again when a task has overwritten them meanwhile.
-const LINES_TRIES: u32 = 16;
+/// How often it is looked again at what a task has overwritten meanwhile.
+const LOOK_TRIES: u32 = 16;
 
 /// Sends the last lines of what is there; gives the offset to go on from.
 async fn last_lines(
@@ -339,7 +346,7 @@ async fn last_lines(
 ) -> Result<u64, DriverError> {
     // First where the lines begin, then them: this holds no output. With a small log a task that writes without a
     // pause may overwrite them in between.
-    for _ in 0..LINES_TRIES {
+    for _ in 0..LOOK_TRIES {
         let end = end_of(dir)?;
         let Some(found) = find_lines(dir, lines, choice, end)? else {
             return Ok(end);

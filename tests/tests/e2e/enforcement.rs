@@ -83,8 +83,11 @@ fn a_pool_s_limit_holds_over_all_hosts_together() {
     let nanos = i64::try_from(begin.elapsed().as_nanos()).unwrap();
     let part = (used(&acct) - before) * 1000 / nanos;
     println!("pool of 600m, six hogs on three hosts: {part}m used");
-    // Each host's quota may be used up just before and just after a period's turn.
-    assert!(part <= 630, "{part}");
+    // The kernel lets each CPU of each group run up to a millisecond over in every period of a hundred
+    // (Documentation/scheduler/sched-bwc), and a period may begin just before and just after the measurement.
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let slack = 30 + 10 * 3 * i64::try_from(cpus).unwrap();
+    assert!(part <= 600 + slack, "{part}");
 
     // The hogs on one host go: what they had goes to the others, and never is the sum above the limit.
     let hosts: Vec<String> = (0..6)

@@ -76,6 +76,18 @@ pub const PACKAGES: &[Package] = &[
         "/usr/include/seccomp.h",
         "the shim's system call filter",
     ),
+    package(
+        "protobuf-compiler",
+        Purpose::Build,
+        "protoc",
+        "etcd's interface, compiled by its client library",
+    ),
+    package(
+        "libprotobuf-dev",
+        Purpose::Build,
+        "/usr/include/google/protobuf/descriptor.proto",
+        "what etcd's interface includes",
+    ),
     package("make", Purpose::Build, "make", "the Makefile"),
     package(
         "git",

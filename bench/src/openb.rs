@@ -129,6 +129,9 @@ fn experiment(hosts: &[Host], pods: &[WorkloadSpec], seed: u64) -> Result<Outcom
             host: Some(host),
             placement: None,
             gpus: placement.gpus,
+            hold: None,
+            left: Default::default(),
+            displaced: Default::default(),
             status: TaskStatus::default(),
             created_at: Timestamp(0),
         };

@@ -134,6 +134,9 @@ fn fill_keep(
             host: None,
             placement: None,
             gpus: Vec::new(),
+            hold: None,
+            left: Default::default(),
+            displaced: Default::default(),
             status: TaskStatus::default(),
             created_at: Timestamp(0),
         };
@@ -241,6 +244,7 @@ pub(crate) fn host(number: u64, cpu: u64, memory_bytes: u64) -> Result<Host> {
         zone: String::new(),
         labels: Default::default(),
         cordoned: false,
+        drain: None,
         overcommit: model::host::Overcommit::default(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,

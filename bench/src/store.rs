@@ -134,6 +134,9 @@ fn object(number: u64, run: u64) -> Result<Object> {
         host: None,
         placement: None,
         gpus: Vec::new(),
+        hold: None,
+        left: Default::default(),
+        displaced: Default::default(),
         status: Default::default(),
         created_at: model::Timestamp(1_700_000_000_000),
     }))

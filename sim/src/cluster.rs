@@ -145,6 +145,7 @@ impl Cluster {
             zone: format!("zone{}", number % 3),
             labels: BTreeMap::new(),
             cordoned: false,
+            drain: None,
             overcommit: model::host::Overcommit::default(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
@@ -248,39 +249,21 @@ impl Cluster {
         let snapshot = self.store.snapshot();
         for host in &mut self.hosts {
             let mut ledger = host.read_ledger().await?;
-            let mut wanted = HostDesired {
-                generation: ledger.generation,
-                ..HostDesired::default()
+            let mut wanted = match snapshot.host(&host.id) {
+                Some(record) => control::testing::document(&snapshot, &record),
+                None => HostDesired::default(),
             };
-            for workload in snapshot
-                .workloads_on(&host.id)
-                .filter(|workload| plan::lower::concerns_host(workload))
-            {
-                let pool = snapshot.pool(&workload.pool);
-                let image = snapshot.image(&workload.pool, &workload.spec.task.image_id);
-                let (Some(pool), Some(image)) = (pool, image) else {
-                    // Its image has no record any more: what the host was told of it cannot be made again.
-                    ledger.workloads.remove(&workload.id);
-                    continue;
-                };
-                let parent = |id: &model::PoolId| snapshot.pool(id)?.parent.clone();
-                let mut above: Vec<_> =
-                    std::iter::successors(pool.parent.clone(), parent).collect();
-                above.reverse();
-                let lowered = plan::lower::host_workload(&workload, &pool, above, &image);
-                wanted
-                    .workloads
-                    .insert(workload.id.clone(), Arc::new(lowered));
-            }
-            if let Some(record) = snapshot.host(&host.id) {
-                let orders = snapshot.dropped_images();
-                let orders = orders.map(|it| (it.id.clone(), it.revision().0)).collect();
-                let in_pools = snapshot.images().map(|it| it.id.clone()).collect();
-                wanted.drop_images = plan::lower::drop_images(&record, &orders, &in_pools);
-            }
-            if let Some(division) = snapshot.division(&host.id) {
-                wanted.pools.clone_from(&division.pools);
-            }
+            wanted.generation = ledger.generation;
+            let without_image = |id: &model::WorkloadId| {
+                let workload = snapshot.workload(id);
+                workload.is_some_and(|it| {
+                    let image = &it.spec.task.image_id;
+                    snapshot.image(&it.pool, image).is_none()
+                })
+            };
+            // Its image has no record any more: what the host was told of it cannot be made again.
+            wanted.workloads.retain(|id, _| !without_image(id));
+            ledger.workloads.retain(|id, _| !without_image(id));
             let view = world.hosts.entry(host.id.clone()).or_default();
             view.documents = Some((ledger, wanted));
         }

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{
-    Host, HostDesired, HostId, HostPool, HostWorkload, Image, ImageConfig, ImageContent, ImageId,
-    Platform, Pool, PoolId, Workload, WorkloadId,
+    Host, HostDesired, HostId, HostLoss, HostPool, HostWorkload, Image, ImageConfig, ImageContent,
+    ImageId, Object, Platform, Pool, PoolId, Workload, WorkloadId,
 };
 use store::{Change, Event, Snapshot, Stored as _, Versioned, WatchError};
 use wire::link::{DesiredUpdate, ToHost};
 
+use crate::admission::installation;
 use crate::caller::ancestors;
 use crate::core::Control;
 
@@ -33,21 +34,33 @@ impl Documents {
 }
 
 /// What a host must know of a workload, by the snapshot; `None`: nothing.
-fn lowered(snapshot: &Snapshot, workload: &Workload) -> Option<Arc<HostWorkload>> {
-    if !plan::lower::concerns_host(workload) {
+fn lowered(snapshot: &Snapshot, host: &HostId, workload: &Workload) -> Option<Arc<HostWorkload>> {
+    let left = workload.left.contains_key(host);
+    if !left && (workload.host.as_ref() != Some(host) || !plan::lower::concerns_host(workload)) {
         return None;
     }
     let pool = snapshot.pool(&workload.pool)?;
     let mut above: Vec<PoolId> = ancestors(snapshot, &pool.id).skip(1).collect();
     above.reverse();
-    let lowered = match snapshot.image(&workload.pool, &workload.spec.task.image_id) {
-        Some(image) => plan::lower::host_workload(workload, &pool, above, &image),
-        None => {
-            let image = image_without_record(&pool, workload);
-            plan::lower::host_workload(workload, &pool, above, &image)
-        }
+    let at_most_one = crate::loss::answer(snapshot, workload) == HostLoss::AtMostOne;
+    let lost_after_ms = installation(snapshot)
+        .host_loss_seconds
+        .saturating_mul(1000);
+    let to = plan::lower::Belonging {
+        pool: &pool,
+        above,
+        lost_after_ms: at_most_one.then_some(lost_after_ms),
     };
-    Some(Arc::new(lowered))
+    let record = snapshot.image(&workload.pool, &workload.spec.task.image_id);
+    let without = record
+        .is_none()
+        .then(|| image_without_record(&pool, workload));
+    let image = record.map(|row| row.value()).or(without.as_ref())?;
+    Some(Arc::new(if left {
+        plan::lower::left_workload(workload, to, image)
+    } else {
+        plan::lower::host_workload(workload, to, image)
+    }))
 }
 
 /// A workload that is being removed may outlive its image's record; its host needs no content to remove it.
@@ -86,10 +99,14 @@ fn image_without_record(pool: &Pool, workload: &Workload) -> Image {
     }
 }
 
-fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
+pub(crate) fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
     let workloads: BTreeMap<WorkloadId, Arc<HostWorkload>> = snapshot
         .workloads_on(&host.id)
-        .filter_map(|workload| Some((workload.id.clone(), lowered(snapshot, &workload)?)))
+        .chain(snapshot.workloads_left_on(&host.id))
+        .filter_map(|workload| {
+            let lowered = lowered(snapshot, &host.id, &workload)?;
+            Some((workload.id.clone(), lowered))
+        })
         .collect();
     HostDesired {
         generation: snapshot.revision.0,
@@ -165,26 +182,30 @@ impl Control {
             match change {
                 Change::Put(versioned) => {
                     if let Some(workload) = Workload::of(&versioned.object) {
-                        let before = memory.host_of(&workload.id);
-                        if let Some(old) = before.filter(|old| Some(*old) != workload.host.as_ref())
-                        {
-                            remove(&mut pending, &told, old, &workload.id);
+                        let before = memory.workload(&workload.id);
+                        for host in before.into_iter().flat_map(concerned) {
+                            if !concerned(workload).any(|it| it == host) {
+                                remove(&mut pending, &told, host, &workload.id);
+                            }
                         }
-                        if let Some(host) = &workload.host {
+                        for host in concerned(workload) {
                             upsert(&mut pending, &told, snapshot, host, workload);
                         }
                     }
                 }
                 Change::Delete { last, .. } => {
-                    if let Some(workload) = Workload::of(&last.object)
-                        && let Some(host) = &workload.host
-                    {
-                        remove(&mut pending, &told, host, &workload.id);
+                    if let Some(workload) = Workload::of(&last.object) {
+                        for host in concerned(workload) {
+                            remove(&mut pending, &told, host, &workload.id);
+                        }
                     }
                 }
             }
         }
         part_updates(&mut pending, &told, snapshot, event);
+        if memory.loss_answers_change(event) {
+            fence_updates(&mut pending, &told, snapshot);
+        }
         if touches_images(event) {
             image_updates(&mut pending, &told, snapshot);
         }
@@ -215,6 +236,24 @@ impl Control {
     }
 }
 
+/// The hosts that are told something of a workload: its own, and those it was taken away from.
+fn concerned(workload: &Workload) -> impl Iterator<Item = &HostId> {
+    workload.host.iter().chain(workload.left.keys())
+}
+
+/// Tells hosts what must never run twice, after that has changed for whole pools.
+fn fence_updates(
+    pending: &mut HashMap<HostId, DesiredUpdate>,
+    told: &HashMap<HostId, HostDesired>,
+    snapshot: &Snapshot,
+) {
+    for host in told.keys() {
+        for workload in snapshot.workloads_on(host) {
+            upsert(pending, told, snapshot, host, &workload);
+        }
+    }
+}
+
 fn entry<'a>(
     pending: &'a mut HashMap<HostId, DesiredUpdate>,
     told: &HostDesired,
@@ -238,7 +277,7 @@ fn upsert(
     let Some(document) = told.get(host) else {
         return;
     };
-    let Some(lowered) = lowered(snapshot, workload) else {
+    let Some(lowered) = lowered(snapshot, host, workload) else {
         return;
     };
     if document.workloads.get(&workload.id) != Some(&lowered) {
@@ -323,6 +362,10 @@ fn image_updates(
 #[derive(Default)]
 pub(crate) struct Memory {
     workloads: HashMap<WorkloadId, Arc<Versioned>>,
+    /// What pools say of lost hosts, and whose slices they are.
+    pools: HashMap<PoolId, (Option<PoolId>, Option<HostLoss>)>,
+    /// After how long a host is lost, in seconds.
+    host_loss_seconds: u32,
 }
 
 impl Memory {
@@ -332,16 +375,32 @@ impl Memory {
                 .workloads()
                 .map(|workload| (workload.id.clone(), Arc::clone(workload.versioned())))
                 .collect(),
+            pools: snapshot
+                .pools()
+                .map(|pool| (pool.id.clone(), loss_of(&pool)))
+                .collect(),
+            host_loss_seconds: installation(snapshot).host_loss_seconds,
         }
+    }
+
+    /// Whether an event changes what becomes of whole pools' workloads when hosts are lost.
+    fn loss_answers_change(&self, event: &Event) -> bool {
+        event.changes.iter().any(|change| match change {
+            Change::Put(versioned) => match &versioned.object {
+                Object::Pool(pool) => self
+                    .pools
+                    .get(&pool.id)
+                    .is_some_and(|known| *known != loss_of(pool)),
+                Object::Installation(it) => it.host_loss_seconds != self.host_loss_seconds,
+                _ => false,
+            },
+            Change::Delete { .. } => false,
+        })
     }
 
     /// The workload as it was before the event.
     pub(crate) fn workload(&self, id: &WorkloadId) -> Option<&Workload> {
         Workload::of(&self.workloads.get(id)?.object)
-    }
-
-    fn host_of(&self, id: &WorkloadId) -> Option<&HostId> {
-        self.workload(id)?.host.as_ref()
     }
 
     fn apply(&mut self, event: &Event) {
@@ -352,6 +411,13 @@ impl Memory {
                         self.workloads
                             .insert(workload.id.clone(), Arc::clone(versioned));
                     }
+                    match &versioned.object {
+                        Object::Pool(pool) => {
+                            self.pools.insert(pool.id.clone(), loss_of(pool));
+                        }
+                        Object::Installation(it) => self.host_loss_seconds = it.host_loss_seconds,
+                        _ => {}
+                    }
                 }
                 Change::Delete { last, .. } => {
                     if let Some(workload) = Workload::of(&last.object) {
@@ -361,6 +427,10 @@ impl Memory {
             }
         }
     }
+}
+
+fn loss_of(pool: &Pool) -> (Option<PoolId>, Option<HostLoss>) {
+    (pool.parent.clone(), pool.slice.on_host_loss)
 }
 
 /// Starts the task that follows the store: documents first, then waiters, then events.

@@ -131,6 +131,7 @@ impl Control {
             zone: request.zone.clone(),
             labels: request.labels.clone(),
             cordoned: false,
+            drain: None,
             overcommit: model::host::Overcommit::default(),
             certificate_sha256: sha256_hex(&der),
             previous_certificate_sha256: None,
@@ -240,6 +241,7 @@ impl Control {
         let id = find(&snapshot, reference)?.id.clone();
         if force {
             self.forget_workloads_on(&grant, &id).await?;
+            self.forget_left_on(&grant, &id).await?;
         }
         self.change(&grant, |snapshot| {
             let host = snapshot.host(&id).ok_or_else(|| Error::not_found("host", reference))?;
@@ -258,6 +260,12 @@ impl Control {
             }
             for workload in placed {
                 tx = tx.delete_unchanged(workload.revision(), Key::Workload(workload.id.clone()));
+            }
+            if snapshot.workloads_left_on(&id).next().is_some() {
+                return Err(Error::conflict(format!(
+                    "host {} still removes what was moved away from it: wait, or use force to leave it there",
+                    host.name
+                )));
             }
             Ok((Some(tx), ()))
         })
@@ -281,6 +289,25 @@ impl Control {
                         tx = tx.delete_unchanged(workload.revision(), key);
                     }
                     Ok((Some(tx), true))
+                })
+                .await?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Nobody waits any more for a host to remove what was taken away from it.
+    async fn forget_left_on(&self, grant: &Grant, host: &HostId) -> Result<()> {
+        loop {
+            let more = self
+                .change(grant, |snapshot| {
+                    let mut tx = Transaction::new();
+                    for workload in snapshot.workloads_left_on(host).take(AT_ONCE_MAX) {
+                        tx = crate::observe::nothing_left(tx, &workload, host);
+                    }
+                    let more = !tx.is_empty();
+                    Ok((more.then_some(tx), more))
                 })
                 .await?;
             if !more {

@@ -23,6 +23,7 @@ pub mod hosts;
 pub mod images;
 mod kept;
 pub mod links;
+mod loss;
 pub mod measures;
 mod metrics;
 mod names;

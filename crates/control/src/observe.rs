@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use model::host::WorkloadReport;
 use model::{DesiredState, HostId, ImageId, Key, Object, Phase, TaskStatus, Workload, WorkloadId};
-use store::{Snapshot, Transaction};
+use store::{Row, Snapshot, Transaction};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +110,8 @@ impl Reports {
     }
 }
 
-/// Whether a host can know what it reports: the workload is placed on it, and the run was asked for.
+/// Whether a host can know what it reports: the workload is placed on it, and the run was asked for; or it was taken
+/// away from it, and nothing of it is left there.
 fn is_credible(
     snapshot: &Snapshot,
     host: &HostId,
@@ -118,7 +119,9 @@ fn is_credible(
     status: Option<&TaskStatus>,
 ) -> bool {
     snapshot.workload(id).is_some_and(|row| {
-        row.host.as_ref() == Some(host) && status.is_none_or(|status| status.run <= row.run)
+        let there = row.host.as_ref() == Some(host);
+        let gone = status.is_none() && row.left.contains_key(host);
+        gone || (there && status.is_none_or(|status| status.run <= row.run))
     })
 }
 
@@ -236,10 +239,7 @@ fn transaction(
             continue;
         };
         match status {
-            None if row.desired == DesiredState::Removed => {
-                tx = tx.delete_unchanged(row.revision(), Key::Workload(id.clone()));
-            }
-            None => {}
+            None => tx = nothing_left(tx, &row, host),
             Some(status) if status.run < row.status.run => {}
             Some(status) => {
                 let changed = observed(row.value(), status, attaching);
@@ -250,6 +250,27 @@ fn transaction(
         }
     }
     (!tx.is_empty()).then_some(tx)
+}
+
+/// A host says that nothing of a workload is left on it: the record goes when that is true of every host.
+pub(crate) fn nothing_left(tx: Transaction, row: &Row<'_, Workload>, host: &HostId) -> Transaction {
+    let mut changed = row.value().clone();
+    let was_left = changed.left.remove(host).is_some();
+    let own = !was_left && changed.desired == DesiredState::Removed;
+    if own {
+        changed.host = None;
+        if !changed.status.phase.is_final() {
+            changed.status.phase = Phase::Exited;
+        }
+    }
+    let over = changed.desired == DesiredState::Removed && changed.host.is_none();
+    if over && changed.left.is_empty() {
+        tx.delete_unchanged(row.revision(), Key::Workload(changed.id))
+    } else if was_left || own {
+        tx.update(row.revision(), Object::Workload(changed))
+    } else {
+        tx
+    }
 }
 
 /// The workload with its new status; one that is to be removed when it ends is marked for removal in the same step,
@@ -267,7 +288,9 @@ fn observed(workload: &Workload, status: &TaskStatus, attaching: &Attaching) -> 
 pub(crate) fn is_to_go(workload: &Workload) -> bool {
     let status = &workload.status;
     let over = status.phase.is_final() && status.run == workload.run && workload.run > 0;
-    over && workload.spec.auto_remove && workload.desired != DesiredState::Removed
+    over && workload.spec.auto_remove
+        && workload.hold.is_none()
+        && workload.desired != DesiredState::Removed
 }
 
 impl Control {
@@ -296,6 +319,7 @@ impl Control {
 /// of workloads that are being removed).
 pub(crate) fn mark_removed(workload: &mut Workload) {
     workload.desired = DesiredState::Removed;
+    workload.hold = None;
 }
 
 /// The phase as far as can be known: unknown if the host cannot be reached.

@@ -26,6 +26,12 @@ use crate::core::{Control, ControlConfig, now, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::links::{LinkSession, LinkStream};
 
+/// Everything a host must run, by a snapshot.
+#[must_use]
+pub fn document(snapshot: &store::Snapshot, host: &Host) -> model::HostDesired {
+    crate::documents::whole(snapshot, host)
+}
+
 impl Control {
     /// A control over an empty memory store.
     ///
@@ -115,6 +121,7 @@ impl Control {
             zone: String::new(),
             labels: BTreeMap::new(),
             cordoned: false,
+            drain: None,
             overcommit: model::host::Overcommit::default(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,

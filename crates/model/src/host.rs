@@ -26,6 +26,9 @@ pub struct Host {
     /// Whether nothing new is placed on it.
     #[serde(default)]
     pub cordoned: bool,
+    /// Whether it is in maintenance: what can move is moved away; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// How far requests may go beyond what it has.
     #[serde(default)]
     pub overcommit: Overcommit,
@@ -39,6 +42,16 @@ pub struct Host {
     pub status: HostStatus,
     /// When it joined.
     pub joined_at: Timestamp,
+}
+
+/// Maintenance of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether what cannot move is stopped.
+    #[serde(default)]
+    pub stop_rest: bool,
 }
 
 /// How far the requests placed on a host may go beyond what it has, in percent of it.
@@ -86,6 +99,10 @@ pub struct HostStatus {
     pub connected: bool,
     /// When a link was last known to be open.
     pub last_seen: Option<Timestamp>,
+    /// How long the host had been silent when the end of its last link was recorded, in milliseconds.
+    pub silent_ms: u64,
+    /// Since when it is taken as lost: what may run elsewhere is started there. `None`: it is not.
+    pub lost_at: Option<Timestamp>,
     /// Machine and system.
     pub facts: HostFacts,
     /// Images that are complete on it.
@@ -195,6 +212,10 @@ pub struct HostWorkload {
     pub desired: DesiredState,
     /// The run that is wanted.
     pub run: u64,
+    /// After how many milliseconds without the word of a server the host must have ended it, because others may then
+    /// start it elsewhere; `None`: it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence_ms: Option<u32>,
 }
 
 /// What a host reports of one workload.

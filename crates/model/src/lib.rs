@@ -32,7 +32,7 @@ pub use amount::{Amount, InvalidAmount, Percent, Ratio, Resource};
 pub use claim::{Charge, Claim, QuotaKey};
 pub use cpuset::CpuSet;
 pub use division::{Division, HostPool, PoolUsage};
-pub use host::{Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
+pub use host::{Drain, Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
 pub use id::{
     Digest, HostId, Id, ImageId, InvalidId, Name, PoolId, PrincipalId, TokenId, WorkloadId,
 };
@@ -46,7 +46,8 @@ pub use slice::{
     Counted, HostLoss, Installation, PlacementPolicy, Portion, Shares, Slice, WorkloadDefaults,
 };
 pub use workload::{
-    DesiredState, Phase, RestartPolicy, TaskSpec, TaskStatus, Workload, WorkloadSpec,
+    DesiredState, Displaced, Hold, HoldKind, Phase, RestartPolicy, TaskSpec, TaskStatus, Workload,
+    WorkloadSpec,
 };
 
 /// A moment, in milliseconds since the Unix epoch, UTC.

@@ -213,6 +213,30 @@ pub enum HostLoss {
     /// It waits for its host, unless its own restart policy says otherwise.
     #[default]
     Keep,
+    /// It is started elsewhere, and never runs twice: a host that is cut off from all servers ends it before they may
+    /// start it again.
+    AtMostOne,
+}
+
+impl HostLoss {
+    /// Every answer.
+    pub const ALL: [HostLoss; 3] = [HostLoss::Restart, HostLoss::Keep, HostLoss::AtMostOne];
+
+    /// As in files and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HostLoss::Restart => "restart",
+            HostLoss::Keep => "keep",
+            HostLoss::AtMostOne => "at-most-one",
+        }
+    }
+
+    /// Reads what [`HostLoss::as_str`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text)
+    }
 }
 
 /// What holds for the whole installation; there is one.
@@ -225,6 +249,16 @@ pub struct Installation {
     pub memory_overcommit: Ratio,
     /// What workloads get that neither say themselves nor by their pools.
     pub defaults: WorkloadDefaults,
+    /// After how long without a word from a host it is taken as lost, in seconds.
+    pub host_loss_seconds: u32,
+}
+
+impl Installation {
+    /// Without other word, a host is lost after so many seconds.
+    pub const HOST_LOSS_SECONDS: u32 = 10;
+    /// The least and the most that can be set: below, a short stall of a healthy host would look like a loss (a link is
+    /// taken as gone after 7 s); above, nobody waits.
+    pub const HOST_LOSS_RANGE: std::ops::RangeInclusive<u32> = 8..=86_400;
 }
 
 impl Default for Installation {
@@ -239,6 +273,7 @@ impl Default for Installation {
                 memory_request: Some(16 << 20),
                 ..WorkloadDefaults::default()
             },
+            host_loss_seconds: Self::HOST_LOSS_SECONDS,
         }
     }
 }

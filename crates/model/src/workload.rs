@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, GpuRequest, GpuShare, HostId, ImageId, Name, PlacementSpec, PoolId, Timestamp,
-    WorkloadId,
+    Capacity, GpuRequest, GpuShare, HostId, HostLoss, ImageId, Name, PlacementSpec, PoolId,
+    Timestamp, WorkloadId,
 };
 
 /// A workload: its specification, what is wanted of it, where it is, and what was last seen of it.
@@ -33,6 +33,16 @@ pub struct Workload {
     /// GPUs of its host that it has got, while it has a place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuShare>,
+    /// Why it does not run although that is wanted; `None`: nothing keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Hosts it was taken away from that have not yet said that nothing of it is left there, each with when. They are
+    /// told to remove it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<HostId, Timestamp>,
+    /// How it was parked and moved before, for pauses and cooldowns.
+    #[serde(default, skip_serializing_if = "Displaced::is_never")]
+    pub displaced: Displaced,
     /// Last observed state of its task.
     #[serde(default)]
     pub status: TaskStatus,
@@ -44,14 +54,95 @@ impl Workload {
     /// Whether it counts as a load of its host and a charge of its pool: it runs, or is to run.
     #[must_use]
     pub fn takes_room(&self) -> bool {
-        match self.desired {
-            DesiredState::Running | DesiredState::Paused => {
+        match (self.desired, self.hold.as_ref().map(|hold| &hold.kind)) {
+            (DesiredState::Running | DesiredState::Paused, None) => {
                 !self.status.phase.is_final() || self.status.run < self.run
             }
-            DesiredState::Created | DesiredState::Stopped { .. } | DesiredState::Removed => {
+            // Its room is kept while others clear it.
+            (DesiredState::Running | DesiredState::Paused, Some(HoldKind::Awaiting { .. })) => true,
+            (
+                DesiredState::Running | DesiredState::Paused,
+                Some(HoldKind::Queued | HoldKind::Parked | HoldKind::Moving),
+            )
+            | (DesiredState::Created | DesiredState::Stopped { .. } | DesiredState::Removed, _) => {
                 self.status.phase.is_alive()
             }
         }
+    }
+
+    /// What is wanted of it on its host, its hold taken into account.
+    #[must_use]
+    pub fn wanted_on_host(&self) -> DesiredState {
+        match (self.desired, &self.hold) {
+            (DesiredState::Running | DesiredState::Paused, Some(_)) if self.run == 0 => {
+                DesiredState::Created
+            }
+            (DesiredState::Running | DesiredState::Paused, Some(hold)) => DesiredState::Stopped {
+                grace_seconds: Some(hold.grace_seconds),
+                signal: None,
+            },
+            (desired, _) => desired,
+        }
+    }
+
+    /// Whether a process of it may exist on its host.
+    #[must_use]
+    pub fn may_be_alive(&self) -> bool {
+        self.run > 0 && (self.status.run < self.run || !self.status.phase.is_final())
+    }
+}
+
+/// Why a workload does not run although that is wanted, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// What it waits for.
+    #[serde(flatten)]
+    pub kind: HoldKind,
+    /// For people: on whose behalf, or what lacks.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Not tried again before this moment.
+    pub not_before: Timestamp,
+    /// How long its task may take to end after its stop signal, in seconds.
+    #[serde(default)]
+    pub grace_seconds: u32,
+}
+
+/// What a held workload waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum HoldKind {
+    /// For room, in its pool's queue; its next run was not begun.
+    Queued,
+    /// For room: it was stopped because what it had borrowed was needed by its owner.
+    Parked,
+    /// For its end where it is; then it is started on another host.
+    Moving,
+    /// For the end of those that make room for it; its room is charged already.
+    Awaiting {
+        /// Who they are.
+        victims: BTreeSet<WorkloadId>,
+    },
+}
+
+/// How often and when a workload was taken from its place by the installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Displaced {
+    /// Times it was parked without a long healthy run between: its pause grows with it.
+    pub parks: u32,
+    /// When it was parked last.
+    pub parked_at: Option<Timestamp>,
+    /// When it was moved last.
+    pub moved_at: Option<Timestamp>,
+}
+
+impl Displaced {
+    /// Whether it never was.
+    #[must_use]
+    pub fn is_never(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -113,6 +204,12 @@ pub struct WorkloadSpec {
     /// Which hosts it may be on, and which it would rather be on.
     #[serde(default, skip_serializing_if = "PlacementSpec::is_empty")]
     pub placement: PlacementSpec,
+    /// What becomes of it when its host is lost; `None`: what its pool and its restart policy say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_host_loss: Option<HostLoss>,
+    /// Priority among the workloads of its pool, higher is more important; `None`: the pool's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
     /// Its task.
     pub task: TaskSpec,
 }

@@ -12,15 +12,31 @@ use model::{
     Workload, WorkloadId, WorkloadSpec,
 };
 
-/// What a host is told of a workload that was placed on it. `above`: the pools its pool is a slice of, outermost
-/// first.
+/// Where a workload belongs, and what that means for it.
+#[derive(Debug, Clone)]
+pub struct Belonging<'a> {
+    /// Its pool.
+    pub pool: &'a Pool,
+    /// The pools its pool is a slice of, outermost first.
+    pub above: Vec<PoolId>,
+    /// After how long without a word its host is taken as lost, in milliseconds, if it must never run twice; `None`: it
+    /// may go on.
+    pub lost_after_ms: Option<u32>,
+}
+
+/// Of the time after which a host is taken as lost, the part after which it has ended what must never run twice, in
+/// hundredths: what is left is for killing, and for clocks that do not run alike.
+const FENCE_PART: u64 = 75;
+
+/// What a host is told of a workload that was placed on it.
 #[must_use]
-pub fn host_workload(
-    workload: &Workload,
-    pool: &Pool,
-    above: Vec<PoolId>,
-    image: &Image,
-) -> HostWorkload {
+pub fn host_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> HostWorkload {
+    let Belonging {
+        pool,
+        above,
+        lost_after_ms,
+    } = to;
+    let fence = |ms: u32| u32::try_from(u64::from(ms) * FENCE_PART / 100).unwrap_or(u32::MAX);
     HostWorkload {
         id: workload.id.clone(),
         pool: pool.id.clone(),
@@ -29,8 +45,19 @@ pub fn host_workload(
         name: workload.name.clone(),
         spec: spec_for_host(workload),
         image: image_for_host(image),
-        desired: workload.desired,
+        desired: workload.wanted_on_host(),
         run: workload.run,
+        fence_ms: lost_after_ms.map(fence),
+    }
+}
+
+/// What a host is told of a workload that was taken away from it: to remove whatever is left.
+#[must_use]
+pub fn left_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> HostWorkload {
+    HostWorkload {
+        desired: DesiredState::Removed,
+        fence_ms: None,
+        ..host_workload(workload, to, image)
     }
 }
 
@@ -39,6 +66,8 @@ pub fn host_workload(
 fn spec_for_host(workload: &Workload) -> WorkloadSpec {
     let mut spec = workload.spec.clone();
     spec.placement = PlacementSpec::default();
+    spec.on_host_loss = None;
+    spec.priority = None;
     let Some(request) = spec.task.gpus.take() else {
         return spec;
     };
@@ -80,7 +109,7 @@ fn image_for_host(image: &Image) -> Image {
 /// Whether a host must know of the workload at all.
 #[must_use]
 pub fn concerns_host(workload: &Workload) -> bool {
-    match workload.desired {
+    match workload.wanted_on_host() {
         DesiredState::Created => false,
         DesiredState::Running
         | DesiredState::Paused

@@ -224,6 +224,20 @@ impl Snapshot {
             .filter_map(|id| self.workload(id))
     }
 
+    /// The workloads that were taken away from a host and may still have something there, by id.
+    pub fn workloads_left_on(&self, host: &HostId) -> impl Iterator<Item = Row<'_, Workload>> {
+        let ids = self.tables.workloads_by_left.get(host);
+        ids.into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.workload(id))
+    }
+
+    /// The workloads that something keeps from running, by id.
+    pub fn workloads_held(&self) -> impl Iterator<Item = Row<'_, Workload>> {
+        let ids = self.tables.workloads_held.iter();
+        ids.filter_map(|id| self.workload(id))
+    }
+
     /// The workload of a name in a pool.
     #[must_use]
     pub fn workload_by_name(&self, pool: &PoolId, name: &Name) -> Option<Row<'_, Workload>> {

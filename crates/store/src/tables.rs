@@ -30,6 +30,10 @@ pub(crate) struct Tables {
     pub(crate) divisions: Table<HostId>,
     pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
     pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
+    /// Workloads that were taken away from a host and may still have something there.
+    pub(crate) workloads_by_left: OrdMap<HostId, OrdSet<WorkloadId>>,
+    /// Workloads that something keeps from running.
+    pub(crate) workloads_held: OrdSet<WorkloadId>,
     pub(crate) names: OrdMap<NameKey, Key>,
 }
 
@@ -142,6 +146,26 @@ impl Tables {
             new.and_then(|it| it.host.as_ref()),
         );
         regroup(&mut self.workloads_by_host, hosts, id);
+        match new {
+            Some(it) if it.hold.is_some() => {
+                self.workloads_held.insert(id.clone());
+            }
+            Some(_) | None => {
+                self.workloads_held.remove(id);
+            }
+        }
+        let mut left: Vec<&HostId> = [old, new]
+            .into_iter()
+            .flatten()
+            .flat_map(|it| it.left.keys())
+            .collect();
+        left.sort();
+        left.dedup();
+        for host in left {
+            let of = |it: Option<&Workload>| it.is_some_and(|it| it.left.contains_key(host));
+            let groups = (of(old).then_some(host), of(new).then_some(host));
+            regroup(&mut self.workloads_by_left, groups, id);
+        }
     }
 }
 

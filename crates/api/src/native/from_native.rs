@@ -85,6 +85,8 @@ pub(crate) fn spec(
         restart: restart(spec.restart),
         auto_remove: spec.auto_remove,
         placement,
+        on_host_loss: None,
+        priority: None,
         task: task(spec.task, image)?,
     })
 }

@@ -107,15 +107,14 @@ fn placement(text: &str) -> Result<PlacementPolicy> {
     }
 }
 
-fn host_loss(text: &str) -> Result<HostLoss> {
-    match text {
-        "restart" => Ok(HostLoss::Restart),
-        "keep" => Ok(HostLoss::Keep),
-        other => Err(Failure::invalid(format!(
-            "on_host_loss: \"{}\" is neither restart nor keep",
-            other.escape_debug()
-        ))),
-    }
+/// Reads what becomes of workloads whose host is lost.
+pub(crate) fn host_loss(text: &str) -> Result<HostLoss> {
+    HostLoss::parse(text).ok_or_else(|| {
+        Failure::invalid(format!(
+            "on_host_loss: \"{}\" is none of restart, keep and at-most-one",
+            text.escape_debug()
+        ))
+    })
 }
 
 /// Reads a change of the installation's settings.
@@ -161,13 +160,7 @@ pub(crate) fn to_wire(slice: &Slice) -> wire::Slice {
             .to_owned()
         }),
         hosts: slice.hosts.clone(),
-        on_host_loss: slice.on_host_loss.map(|loss| {
-            match loss {
-                HostLoss::Restart => "restart",
-                HostLoss::Keep => "keep",
-            }
-            .to_owned()
-        }),
+        on_host_loss: slice.on_host_loss.map(|loss| loss.as_str().to_owned()),
         priority: slice.priority,
     }
 }

@@ -68,6 +68,9 @@ impl Control {
             host: None,
             placement: None,
             gpus: Vec::new(),
+            hold: None,
+            left: Default::default(),
+            displaced: Default::default(),
             status: TaskStatus::default(),
             created_at: now(),
         };

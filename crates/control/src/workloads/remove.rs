@@ -41,7 +41,8 @@ impl Control {
             .change(&grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
                 let lost = row.host.as_ref().is_some_and(|host| snapshot.host(host).is_none());
-                if row.host.is_none() || lost {
+                let left = row.left.keys().any(|host| snapshot.host(host).is_some());
+                if (row.host.is_none() || lost) && !left {
                     return Ok((Some(Transaction::new().delete_unchanged(row.revision(), Key::Workload(id.clone()))), false));
                 }
                 let active = row.status.phase.is_alive()
@@ -56,6 +57,9 @@ impl Control {
                 }
                 let mut changed = row.value().clone();
                 mark_removed(&mut changed);
+                if lost {
+                    changed.host = None;
+                }
                 Ok((Some(Transaction::new().update(row.revision(), Object::Workload(changed))), active))
             })
             .await?;

@@ -44,8 +44,7 @@ impl Control {
         let changed = self
             .change(&grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
-                let over =
-                    row.run == 0 || (row.status.phase.is_final() && row.status.run >= row.run);
+                let over = !row.may_be_alive();
                 if over && !matches!(row.desired, DesiredState::Running | DesiredState::Paused) {
                     return Ok((None, Changed::Already));
                 }
@@ -54,6 +53,7 @@ impl Control {
                     grace_seconds: grace(row.value(), options),
                     signal: options.signal,
                 };
+                changed.hold = None;
                 let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
                 Ok((Some(tx), if over { Changed::Already } else { Changed::Yes }))
             })
@@ -126,6 +126,7 @@ impl Control {
                 grace_seconds: Some(0),
                 signal: Some(SIGKILL),
             };
+            changed.hold = None;
             Ok((
                 Some(Transaction::new().update(row.revision(), Object::Workload(changed))),
                 (),

@@ -9,7 +9,9 @@ use model::{ImageId, TaskSpec, WorkloadId, WorkloadSpec};
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, Value, shown};
 use super::host_config::{HostDraft, Join, NetworkWish, host_config};
-use super::placement::{Names, PlacementDraft, gpus_of_labels, take_placement};
+use super::placement::{
+    Names, PlacementDraft, gpus_of_labels, on_host_loss, priority, take_placement,
+};
 use super::ports::take_exposed;
 use super::small::signal;
 
@@ -121,6 +123,8 @@ impl ContainerDraft {
         };
         let placement = self.placement.lower(resolved.names)?;
         let gpus = gpus_of_labels(self.host.resources.gpus.clone(), &self.labels)?;
+        let on_host_loss = on_host_loss(&self.labels)?;
+        let priority = priority(&self.labels)?;
         let mut labels = config.labels.clone();
         labels.extend(self.labels);
         let exposed_ports = exposed(self.exposed_ports, config, &self.host);
@@ -138,6 +142,8 @@ impl ContainerDraft {
             restart: host.restart,
             auto_remove: host.auto_remove,
             placement,
+            on_host_loss,
+            priority,
             task: TaskSpec {
                 image: self.image,
                 image_id: resolved.image.clone(),

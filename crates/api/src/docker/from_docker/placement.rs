@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::placement::{GPU_MILLIS, GpuRequest, Neighbour};
 use model::rule::{InvalidRule, Rule};
-use model::{ImageId, PlacementSpec, WorkloadId};
+use model::{HostLoss, ImageId, PlacementSpec, WorkloadId};
 
 use super::super::failure::{Failure, Result};
 use super::super::value::{Fields, shown};
@@ -19,6 +19,11 @@ const SPREAD: &str = "com.plimsoll.spread";
 const GPU_LABEL: &str = "com.plimsoll.gpu-millis";
 /// Models of GPUs that will do, separated by commas.
 const GPU_MODELS: &str = "com.plimsoll.gpu-models";
+
+/// What becomes of the container when its host is lost.
+const HOST_LOSS: &str = "com.plimsoll.on-host-loss";
+/// How important it is among the containers of its pool.
+const PRIORITY: &str = "com.plimsoll.priority";
 
 /// Placement as the request wants it; other containers and images are named, not yet found.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,6 +71,34 @@ pub(super) fn take_placement(
     }
     draft.spec.spread = labels.get(SPREAD).cloned().or_else(|| of_compose(labels));
     Ok(draft)
+}
+
+/// What becomes of a container when its host is lost, by its label.
+pub(super) fn on_host_loss(labels: &BTreeMap<String, String>) -> Result<Option<HostLoss>> {
+    let Some(text) = labels.get(HOST_LOSS) else {
+        return Ok(None);
+    };
+    let answer = HostLoss::parse(text).ok_or_else(|| {
+        Failure::invalid(format!(
+            "label {HOST_LOSS}: \"{}\" is none of restart, keep and at-most-one",
+            shown(text)
+        ))
+    })?;
+    Ok(Some(answer))
+}
+
+/// How important a container is in its pool, by its label.
+pub(super) fn priority(labels: &BTreeMap<String, String>) -> Result<Option<i32>> {
+    let Some(text) = labels.get(PRIORITY) else {
+        return Ok(None);
+    };
+    let number = text.trim().parse().map_err(|_| {
+        Failure::invalid(format!(
+            "label {PRIORITY}: \"{}\" is not a whole number",
+            shown(text)
+        ))
+    })?;
+    Ok(Some(number))
 }
 
 fn listed<'a>(labels: &'a BTreeMap<String, String>, label: &str) -> impl Iterator<Item = &'a str> {

@@ -123,6 +123,7 @@ pub(super) async fn world() -> World {
         zone: String::new(),
         labels: Default::default(),
         cordoned: false,
+        drain: None,
         overcommit: model::host::Overcommit::default(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,

@@ -34,6 +34,7 @@ pub(super) fn host(number: u64) -> Host {
         zone: String::new(),
         labels: BTreeMap::new(),
         cordoned: false,
+        drain: None,
         overcommit: model::host::Overcommit::default(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,
@@ -91,6 +92,9 @@ pub(super) fn workload(number: u64, spec: &WorkloadSpec, on: &HostId) -> Workloa
         host: Some(on.clone()),
         placement: None,
         gpus: Vec::new(),
+        hold: None,
+        left: Default::default(),
+        displaced: Default::default(),
         status: TaskStatus::default(),
         created_at: Timestamp(0),
     }

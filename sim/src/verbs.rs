@@ -138,7 +138,9 @@ impl Cluster {
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(slot, (pool.clone(), id.clone()));
             if start {
-                control.workload_start(&caller, &pool, &id).await?;
+                control
+                    .workload_start(&caller, &pool, &id, Default::default())
+                    .await?;
             }
             Ok(id.short().to_string())
         });
@@ -236,7 +238,11 @@ async fn workload_verb(
 ) -> Result<Answer, Error> {
     let caller = &Cluster::caller();
     match verb {
-        Verb::Start => drop(control.workload_start(caller, pool, id).await?),
+        Verb::Start => drop(
+            control
+                .workload_start(caller, pool, id, Default::default())
+                .await?,
+        ),
         Verb::Stop { grace } => {
             let options = StopOptions {
                 grace_seconds: Some(Some(grace)),

@@ -1,6 +1,7 @@
 //! Amounts and times as people read them.
 
-use wire::native::workload::{Phase, PortMapping, Protocol, Workload};
+use wire::native::Reference;
+use wire::native::workload::{HoldKind, Phase, PortMapping, Protocol, Workload};
 
 /// Milliseconds since the epoch, now.
 #[must_use]
@@ -108,6 +109,9 @@ pub(crate) fn ports(ports: &[PortMapping]) -> String {
 #[must_use]
 pub(crate) fn state(workload: &Workload, now_ms: i64) -> String {
     let status = &workload.status;
+    if let Some(hold) = &workload.hold {
+        return format!("{} {}", hold_word(hold.kind), age(&hold.since, now_ms));
+    }
     let since = |time: &Option<String>| {
         time.as_deref()
             .map_or_else(|| "-".into(), |time| age(time, now_ms))
@@ -128,6 +132,57 @@ pub(crate) fn state(workload: &Workload, now_ms: i64) -> String {
         Phase::Failed => "failed".into(),
         Phase::Unknown => "unknown".into(),
     }
+}
+
+/// Why a workload does not run, in a word or two.
+#[must_use]
+pub(crate) fn hold_word(kind: HoldKind) -> &'static str {
+    match kind {
+        HoldKind::Queued => "queued",
+        HoldKind::Parked => "parked",
+        HoldKind::Moving => "moving",
+        HoldKind::Awaiting => "waiting for room",
+    }
+}
+
+/// What is to be known of a workload's state beyond a word: why it waits, what went wrong, who still has to remove it.
+#[must_use]
+pub(crate) fn reason(workload: &Workload) -> String {
+    let mut parts = Vec::new();
+    if let Some(hold) = &workload.hold {
+        parts.push(hold.reason.clone());
+    } else if workload.status.phase == Phase::Failed {
+        parts.push(workload.status.error.clone());
+    } else if workload.status.phase == Phase::Unknown {
+        parts.push("its host cannot be reached".to_owned());
+    }
+    let left: Vec<String> = workload.left.iter().map(|it| named(&it.host)).collect();
+    if !left.is_empty() {
+        parts.push(format!("still to be removed from {}", left.join(", ")));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("; ")
+}
+
+/// The name of what is referred to; the beginning of its id if it is not known any more.
+#[must_use]
+pub(crate) fn named(it: &Reference) -> String {
+    if it.name.is_empty() {
+        short(&it.id)
+    } else {
+        it.name.clone()
+    }
+}
+
+/// The beginning of a text, at most so many characters.
+#[must_use]
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(most.saturating_sub(1)).collect();
+    short.push('…');
+    short
 }
 
 /// The names out of `known` that `wrong` may have meant, nearest first, at most three.

@@ -210,7 +210,10 @@ mod tests {
 
         async fn start(&self, id: &WorkloadId) -> crate::Result<()> {
             let caller = Caller::local_admin();
-            let started = self.control.workload_start(&caller, &self.pool, id).await;
+            let started = self
+                .control
+                .workload_start(&caller, &self.pool, id, Default::default())
+                .await;
             started.map(|_| ())
         }
 

@@ -12,7 +12,7 @@ use model::host::{HostDesired, HostStatus, WorkloadReport};
 use model::{
     Capacity, CpuMillis, DesiredState, Digest, Host, HostFacts, HostId, HostWorkload, ImageConfig,
     ImageContent, ImageReference, Layer, MemoryBytes, Name, Object, Phase, Platform, Pool, PoolId,
-    PoolPolicy, TaskStatus, Timestamp, WorkloadId,
+    PoolPolicy, TaskStatus, Timestamp, Workload, WorkloadId,
 };
 use store::Transaction;
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use wire::link::{
     StreamReply, StreamRequest, TaskStats, ToHost,
 };
 
+use crate::caller::Action;
 use crate::core::{Control, ControlConfig, now, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::links::{LinkSession, LinkStream};
@@ -105,6 +106,36 @@ impl Control {
             .await?;
         }
         Ok(id)
+    }
+
+    /// Changes a workload's record as a controller would.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn test_workload_edit(
+        &self,
+        id: &WorkloadId,
+        edit: impl Fn(&mut Workload),
+    ) -> Result<()> {
+        let grant = self.own_grant(Action::WorkloadControl)?;
+        self.change(&grant, |snapshot| {
+            let row = snapshot
+                .workload(id)
+                .ok_or_else(|| Error::not_found("workload", id.as_str()))?;
+            let mut changed = row.value().clone();
+            edit(&mut changed);
+            let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+            Ok((Some(tx), ()))
+        })
+        .await
+    }
+
+    /// Changes a host's record as a controller would.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn test_host_edit(&self, id: &HostId, edit: impl FnMut(&mut Host)) -> Result<()> {
+        self.host_change(id, edit).await
     }
 
     /// Connects a host that does nothing by itself: the test says everything for it.

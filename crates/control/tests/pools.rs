@@ -97,7 +97,9 @@ async fn started(
     gib: u64,
 ) -> control::Result<WorkloadId> {
     let id = workload(control, pool, name, gib).await?;
-    control.workload_start(&admin(), pool, &id).await?;
+    control
+        .workload_start(&admin(), pool, &id, Default::default())
+        .await?;
     Ok(id)
 }
 
@@ -118,7 +120,7 @@ async fn a_start_beyond_the_limit_of_a_pool_above_is_refused_and_changes_nothing
     assert_eq!(used(&control, &above), 2);
     let second = workload(&control, &below, "b", 2).await.unwrap();
     let refused = control
-        .workload_start(&admin(), &below, &second)
+        .workload_start(&admin(), &below, &second, Default::default())
         .await
         .unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Exhausted);
@@ -137,7 +139,7 @@ async fn a_start_beyond_the_limit_of_a_pool_above_is_refused_and_changes_nothing
         .await
         .unwrap();
     control
-        .workload_start(&admin(), &below, &second)
+        .workload_start(&admin(), &below, &second, Default::default())
         .await
         .unwrap();
     update(&control, &admin(), "above", limit(4)).await.unwrap();
@@ -178,7 +180,7 @@ async fn what_says_nothing_gets_the_pools_defaults() {
         .unwrap();
     assert_eq!(made.spec.task.resources.memory_limit, Some(256 << 20));
     control
-        .workload_start(&admin(), &red, &made.id)
+        .workload_start(&admin(), &red, &made.id, Default::default())
         .await
         .unwrap();
     let charged = control.pool_standing(&admin(), &red).unwrap().sum;
@@ -383,7 +385,12 @@ async fn parallel_starts_never_pass_a_limit_and_use_all_of_it() {
     }
     let starts = ids.iter().map(|id| {
         let (control, red, id) = (control.clone(), red.clone(), id.clone());
-        tokio::spawn(async move { control.workload_start(&admin(), &red, &id).await.is_ok() })
+        tokio::spawn(async move {
+            control
+                .workload_start(&admin(), &red, &id, Default::default())
+                .await
+                .is_ok()
+        })
     });
     let results = futures::future::join_all(starts.collect::<Vec<_>>()).await;
     let fine = results

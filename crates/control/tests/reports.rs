@@ -106,7 +106,11 @@ async fn world() -> World {
         host,
     };
     let (control, pool, id) = (w.control.clone(), w.pool.clone(), w.id.clone());
-    let start = tokio::spawn(async move { control.workload_start(&admin(), &pool, &id).await });
+    let start = tokio::spawn(async move {
+        control
+            .workload_start(&admin(), &pool, &id, Default::default())
+            .await
+    });
     w.until(|workload| workload.run == 1).await;
     w.host.report([(w.id.clone(), Some(running(1)))]).await;
     start.await.unwrap().unwrap();

@@ -35,7 +35,10 @@ async fn world() -> World {
         .await
         .unwrap();
     let id = made.id.clone();
-    control.workload_start(&admin(), &pool, &id).await.unwrap();
+    control
+        .workload_start(&admin(), &pool, &id, Default::default())
+        .await
+        .unwrap();
     drop(scripted);
     let host = control.raw_host("h1").await.unwrap();
     World {

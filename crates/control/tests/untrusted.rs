@@ -44,7 +44,7 @@ async fn world() -> World {
     let pool = control.test_pool("red").await.unwrap();
     let theirs = create(&control, &pool, &["sleep"]).await;
     control
-        .workload_start(&admin(), &pool, &theirs)
+        .workload_start(&admin(), &pool, &theirs, Default::default())
         .await
         .unwrap();
     let forger = control.raw_host("forger").await.unwrap();
@@ -77,8 +77,11 @@ impl World {
         let pool = self.control.test_pool("blue").await.unwrap();
         let id = create(&self.control, &pool, &["sleep"]).await;
         let (control, of, started) = (self.control.clone(), pool.clone(), id.clone());
-        let start =
-            tokio::spawn(async move { control.workload_start(&admin(), &of, &started).await });
+        let start = tokio::spawn(async move {
+            control
+                .workload_start(&admin(), &of, &started, Default::default())
+                .await
+        });
         while self.workload(&id).run == 0 {
             tokio::task::yield_now().await;
         }

@@ -57,14 +57,14 @@ async fn a_workload_runs_stops_and_goes() {
     let caller = admin();
     assert_eq!(
         w.control
-            .workload_start(&caller, &w.pool, &made.id)
+            .workload_start(&caller, &w.pool, &made.id, Default::default())
             .await
             .unwrap(),
         Changed::Yes
     );
     assert_eq!(
         w.control
-            .workload_start(&caller, &w.pool, &made.id)
+            .workload_start(&caller, &w.pool, &made.id, Default::default())
             .await
             .unwrap(),
         Changed::Already
@@ -120,7 +120,7 @@ async fn run_and_remove_waits_for_the_exit_code_without_losing_it() {
             .workload_wait_begin(&caller, &w.pool, &made.id, WaitCondition::Removed)
             .unwrap();
         w.control
-            .workload_start(&caller, &w.pool, &made.id)
+            .workload_start(&caller, &w.pool, &made.id, Default::default())
             .await
             .unwrap();
         assert_eq!(wait.await.unwrap().exit_code, 7);
@@ -139,7 +139,7 @@ async fn a_failed_start_says_what_the_host_said() {
     let made = w.create("a", &["nosuch"]).await;
     let error = w
         .control
-        .workload_start(&admin(), &w.pool, &made.id)
+        .workload_start(&admin(), &w.pool, &made.id, Default::default())
         .await
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Invalid);
@@ -161,7 +161,7 @@ async fn a_pool_sees_nothing_of_another() {
     }
     let error = w
         .control
-        .workload_start(&foreign, &w.pool, &made.id)
+        .workload_start(&foreign, &w.pool, &made.id, Default::default())
         .await
         .unwrap_err();
     assert_eq!(
@@ -205,7 +205,7 @@ async fn no_host_means_an_error_that_says_so() {
         .await
         .unwrap();
     let error = control
-        .workload_start(&admin(), &pool, &made.id)
+        .workload_start(&admin(), &pool, &made.id, Default::default())
         .await
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Exhausted);
@@ -222,7 +222,7 @@ async fn pause_resume_kill_and_restart() {
     let caller = admin();
     let made = w.create("a", &["sleep"]).await;
     w.control
-        .workload_start(&caller, &w.pool, &made.id)
+        .workload_start(&caller, &w.pool, &made.id, Default::default())
         .await
         .unwrap();
     w.control
@@ -434,7 +434,7 @@ async fn more_than_fits_into_one_transaction_goes_too() {
     for i in 0..120 {
         let made = w.create(&format!("w{i}"), &["true"]).await;
         w.control
-            .workload_start(&admin(), &w.pool, &made.id)
+            .workload_start(&admin(), &w.pool, &made.id, Default::default())
             .await
             .unwrap();
     }
@@ -454,7 +454,7 @@ async fn a_host_that_is_linked_to_another_server_is_waited_for() {
     let caller = admin();
     let made = w.create("a", &["sleep"]).await;
     w.control
-        .workload_start(&caller, &w.pool, &made.id)
+        .workload_start(&caller, &w.pool, &made.id, Default::default())
         .await
         .unwrap();
     let placed = w.control.workload_find(&caller, &w.pool, "a").unwrap();

@@ -163,7 +163,7 @@ impl Person {
     async fn start(&self, id: &WorkloadId) -> control::Result<()> {
         let started = self
             .control
-            .workload_start(&self.admin, &self.pool, id)
+            .workload_start(&self.admin, &self.pool, id, Default::default())
             .await;
         started.map(|_| ())
     }

@@ -45,7 +45,7 @@ pub(super) async fn start(mut call: Call) -> Result<Response> {
     let workload = subject(&call)?;
     let outcome = call
         .control
-        .workload_start(&call.caller, &call.pool, &workload.id)
+        .workload_start(&call.caller, &call.pool, &workload.id, Default::default())
         .await?;
     Ok(changed(outcome))
 }

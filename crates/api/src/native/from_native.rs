@@ -17,6 +17,7 @@ use wire::native::pool::Policy;
 use wire::native::workload as native;
 
 use super::failure::{Failure, Result};
+use super::slices;
 
 pub(crate) fn name(field: &str, text: &str) -> Result<Name> {
     Name::parse(text).map_err(|error| Failure::invalid(format!("{field}: {error}")))
@@ -85,8 +86,12 @@ pub(crate) fn spec(
         restart: restart(spec.restart),
         auto_remove: spec.auto_remove,
         placement,
-        on_host_loss: None,
-        priority: None,
+        on_host_loss: spec
+            .on_host_loss
+            .as_deref()
+            .map(|text| slices::host_loss("spec.on_host_loss", text))
+            .transpose()?,
+        priority: spec.priority,
         task: task(spec.task, image)?,
     })
 }

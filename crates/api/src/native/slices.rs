@@ -27,7 +27,11 @@ pub(crate) fn from_wire(slice: &wire::Slice) -> Result<Slice> {
         defaults: defaults(&slice.defaults)?,
         placement: slice.placement.as_deref().map(placement).transpose()?,
         hosts: slice.hosts.clone(),
-        on_host_loss: slice.on_host_loss.as_deref().map(host_loss).transpose()?,
+        on_host_loss: slice
+            .on_host_loss
+            .as_deref()
+            .map(|text| host_loss("on_host_loss", text))
+            .transpose()?,
         priority: slice.priority,
     })
 }
@@ -108,10 +112,10 @@ fn placement(text: &str) -> Result<PlacementPolicy> {
 }
 
 /// Reads what becomes of workloads whose host is lost.
-pub(crate) fn host_loss(text: &str) -> Result<HostLoss> {
+pub(crate) fn host_loss(field: &str, text: &str) -> Result<HostLoss> {
     HostLoss::parse(text).ok_or_else(|| {
         Failure::invalid(format!(
-            "on_host_loss: \"{}\" is none of restart, keep and at-most-one",
+            "{field}: \"{}\" is none of restart, keep and at-most-one",
             text.escape_debug()
         ))
     })

@@ -7,10 +7,10 @@ use control::events::{Event as ControlEvent, Subject};
 use control::workloads::{Verdict, WorkloadExplanation};
 use control::{Caller, Control};
 use model::rule::Rule;
-use model::workload::{MountSource, NetworkMode, Protocol};
+use model::workload::{Hold, HoldKind, MountSource, NetworkMode, Protocol};
 use model::{
-    AccessToken, Binding, Capacity, DesiredState, Host, Image, Phase, Pool, PoolId, PoolPolicy,
-    Principal, RestartPolicy, Role, Timestamp, Workload, WorkloadSpec,
+    AccessToken, Binding, Capacity, DesiredState, Host, HostId, Image, Phase, Pool, PoolId,
+    PoolPolicy, Principal, RestartPolicy, Role, Timestamp, Workload, WorkloadSpec,
 };
 use wire::link::TaskStats;
 use wire::native::event::Event;
@@ -136,16 +136,36 @@ fn count(items: impl Iterator) -> u64 {
     u64::try_from(items.count()).unwrap_or(u64::MAX)
 }
 
-/// A workload.
-pub(crate) fn workload(control: &Control, workload: &Workload) -> native::Workload {
-    let host = workload.host.as_ref().map(|id| Reference {
+/// A host with its present name; empty if it is not known any more.
+pub(crate) fn host_reference(control: &Control, id: &HostId) -> Reference {
+    let snapshot = control.snapshot();
+    Reference {
         id: id.to_string(),
-        name: control
-            .snapshot()
+        name: snapshot
             .host(id)
             .map(|host| host.name.to_string())
             .unwrap_or_default(),
-    });
+    }
+}
+
+fn hold(hold: &Hold) -> native::Hold {
+    native::Hold {
+        kind: match hold.kind {
+            HoldKind::Queued => native::HoldKind::Queued,
+            HoldKind::Parked => native::HoldKind::Parked,
+            HoldKind::Moving => native::HoldKind::Moving,
+            HoldKind::Awaiting { .. } => native::HoldKind::Awaiting,
+        },
+        reason: hold.reason.clone(),
+        since: time(hold.since),
+        not_before: time(hold.not_before),
+    }
+}
+
+/// A workload.
+pub(crate) fn workload(control: &Control, workload: &Workload) -> native::Workload {
+    let host = workload.host.as_ref().map(|id| host_reference(control, id));
+    let left = workload.left.iter();
     let status = &workload.status;
     native::Workload {
         id: workload.id.to_string(),
@@ -162,6 +182,13 @@ pub(crate) fn workload(control: &Control, workload: &Workload) -> native::Worklo
         run: workload.run,
         host,
         placement: workload.placement.clone(),
+        hold: workload.hold.as_ref().map(hold),
+        left: left
+            .map(|(host, since)| native::Left {
+                host: host_reference(control, host),
+                since: time(*since),
+            })
+            .collect(),
         status: native::Status {
             phase: phase(workload.run, control.workload_phase(workload)),
             pid: status.pid,
@@ -238,6 +265,8 @@ fn spec(spec: &WorkloadSpec) -> native::WorkloadSpec {
                 .collect(),
             spread: spec.placement.spread.clone(),
         },
+        on_host_loss: spec.on_host_loss.map(|loss| loss.as_str().to_owned()),
+        priority: spec.priority,
         task: task(spec),
     }
 }

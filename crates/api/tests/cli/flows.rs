@@ -1,8 +1,11 @@
 //! What a user does, and what is shown.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 
 use cli::exit;
+use model::workload::{Hold, HoldKind};
+use model::{HostId, WorkloadId};
 use serde_json::Value;
 
 use crate::server::{Rig, run_program};
@@ -18,6 +21,7 @@ pub(crate) const ALL: &[(&str, fn(&Rig))] = &[
     ("run_in_the_foreground", run_in_the_foreground),
     ("run_fails_clearly", run_fails_clearly),
     ("run_takes_dockers_flags", run_takes_dockers_flags),
+    ("held_workloads_say_why", held_workloads_say_why),
     ("exec", exec),
     ("images", images),
     ("hosts", hosts),
@@ -262,6 +266,75 @@ fn run_takes_dockers_flags(rig: &Rig) {
         serde_json::json!(["CAP_NET_RAW"])
     );
     rig.run(&["rm", "-f", "full"]).ok();
+}
+
+fn held_workloads_say_why(rig: &Rig) {
+    let options = ["--queue", "--on-host-loss", "at-most-one", "--priority=-5"];
+    let run = [
+        &["run", "-d", "--name", "batch"],
+        &options[..],
+        &["web:1", "serve"],
+    ]
+    .concat();
+    let id = rig.run(&run).ok();
+    assert!(!rig.run(&["ps"]).ok().contains("REASON"));
+    let id = WorkloadId::parse(id.trim()).unwrap();
+    let hold = |kind: HoldKind| {
+        let reason = format!(
+            "team-b has reclaimed 2 GiB of memory{}",
+            " at once".repeat(10)
+        );
+        let edited = rig.control.test_workload_edit(&id, |workload| {
+            workload.hold = Some(Hold {
+                kind: kind.clone(),
+                reason: reason.clone(),
+                since: control::now(),
+                not_before: control::now(),
+                grace_seconds: 10,
+            });
+        });
+        rig.inside(edited).unwrap();
+    };
+    for (kind, word) in [
+        (HoldKind::Queued, "queued"),
+        (HoldKind::Parked, "parked"),
+        (HoldKind::Moving, "moving"),
+        (
+            HoldKind::Awaiting {
+                victims: BTreeSet::new(),
+            },
+            "waiting for room",
+        ),
+    ] {
+        hold(kind);
+        let listed = rig.run(&["ps"]).ok();
+        assert!(
+            redacted(&listed).contains(&format!("ID batch team host-1 {word} AGE web:1")),
+            "{listed}"
+        );
+        assert!(listed.trim_end().ends_with('…'), "{listed}");
+        let whole = rig.run(&["ps", "--no-trunc"]).ok();
+        assert!(whole.trim_end().ends_with("at once at once"), "{whole}");
+    }
+    let shown: Value = serde_json::from_str(&rig.run(&["inspect", "batch"]).ok()).unwrap();
+    let spec = &shown["items"][0]["spec"];
+    assert_eq!(spec["on_host_loss"], "at-most-one");
+    assert_eq!(spec["priority"], -5);
+    let hold = &shown["items"][0]["hold"];
+    assert_eq!(hold["kind"], "awaiting", "{hold}");
+    assert!(hold["reason"].as_str().unwrap().starts_with("team-b has"));
+    let edited = rig.control.test_workload_edit(&id, |workload| {
+        workload.hold = None;
+        let lost = HostId::parse(&"ab".repeat(8)).unwrap();
+        workload.left.insert(lost, control::now());
+    });
+    rig.inside(edited).unwrap();
+    let listed = rig.run(&["ps", "-a"]).ok();
+    assert!(
+        listed.contains("still to be removed from abababababab"),
+        "{listed}"
+    );
+    rig.run(&["rm", "-f", "batch"]);
 }
 
 fn exec(rig: &Rig) {

@@ -14,6 +14,9 @@ use hyper_util::service::TowerToHyperService;
 /// A server with one pool `team`, an image `web:1` in it, and one host.
 pub(crate) struct Rig {
     folder: tempfile::TempDir,
+    /// The server's inside, for what only its controllers do.
+    pub(crate) control: Control,
+    runtime: tokio::runtime::Handle,
     _host: TestHost,
 }
 
@@ -51,7 +54,7 @@ impl Rig {
         let config = NativeConfig {
             pool_sockets: Some("/run/pools".into()),
         };
-        let app = router(control, config).layer(Extension(Identity(Caller::local_admin())));
+        let app = router(control.clone(), config).layer(Extension(Identity(Caller::local_admin())));
         let listener = tokio::net::UnixListener::bind(folder.path().join("server.sock")).unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -67,8 +70,15 @@ impl Rig {
         });
         Self {
             folder,
+            control,
+            runtime: tokio::runtime::Handle::current(),
             _host: host,
         }
+    }
+
+    /// Runs something in the server.
+    pub(crate) fn inside<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -24,7 +24,7 @@ pub use pool::{
 pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
 pub use workload::{
     ExecArgs, KillArgs, LogsArgs, PlacementArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs,
-    RunLimitArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs, WorkloadsArgs,
+    RunLimitArgs, StartArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs, WorkloadsArgs,
 };
 
 const ABOUT: &str = "Container pools over many hosts: load your hosts to the line, never below it";
@@ -162,7 +162,7 @@ pub enum Command {
     /// Run a further program in a running workload
     Exec(ExecArgs),
     /// Start workloads that do not run
-    Start(WorkloadsArgs),
+    Start(StartArgs),
     /// Stop workloads gently, then by force
     Stop(StopArgs),
     /// Stop workloads and start them again

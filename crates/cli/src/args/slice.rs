@@ -81,8 +81,8 @@ pub struct SliceArgs {
     /// How hosts are chosen: balance or pack
     #[arg(long, value_name = "POLICY")]
     pub placement: Option<String>,
-    /// What becomes of workloads whose host is lost: restart or keep
-    #[arg(long, value_name = "WHAT")]
+    /// What becomes of workloads whose host is lost, unless they say otherwise
+    #[arg(long, value_name = "WHAT", value_parser = ["restart", "keep", "at-most-one", "none"])]
     pub on_host_loss: Option<String>,
     /// Priority of workloads that do not say
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]

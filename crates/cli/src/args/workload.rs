@@ -36,6 +36,23 @@ pub struct PlacementArgs {
         help_heading = "Placement"
     )]
     pub gpu_model: Vec<String>,
+    /// What becomes of it when its host is lost: start it elsewhere, keep it where it is, or start it elsewhere and
+    /// never let it run twice; without: what the pool and the restart policy say
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_parser = ["restart", "keep", "at-most-one"],
+        help_heading = "Placement"
+    )]
+    pub on_host_loss: Option<String>,
+    /// Priority among the workloads of the pool, higher is more important; without: the pool's
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_negative_numbers = true,
+        help_heading = "Placement"
+    )]
+    pub priority: Option<i32>,
 }
 
 /// Makes and starts a workload.
@@ -79,8 +96,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: String,
     /// Only make it, do not start it
-    #[arg(long, conflicts_with_all = ["detach"])]
+    #[arg(long, conflicts_with_all = ["detach", "queue"])]
     pub no_start: bool,
+    /// If there is no room for it now, let it wait in the pool's queue instead of failing
+    #[arg(long)]
+    pub queue: bool,
 
     /// Environment variable; NAME alone takes it from here; can be repeated
     #[arg(long, short = 'e', value_name = "NAME[=VALUE]")]
@@ -385,6 +405,18 @@ pub struct WorkloadsArgs {
     /// Workloads, by name or id
     #[arg(required = true, value_name = "WORKLOAD")]
     pub workloads: Vec<String>,
+}
+
+/// Starts workloads.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  plimsoll start web\n  plimsoll start --queue batch")]
+pub struct StartArgs {
+    /// Workloads, by name or id
+    #[arg(required = true, value_name = "WORKLOAD")]
+    pub workloads: Vec<String>,
+    /// If there is no room now, let them wait in the pool's queue instead of failing
+    #[arg(long)]
+    pub queue: bool,
 }
 
 /// Stops or restarts workloads.

@@ -3,12 +3,12 @@
 use http::Method;
 use wire::client::native::{ClientError, Patience, path, with_query};
 use wire::native::ProblemKind;
-use wire::native::workload::{Changed, WaitOutcome, Workload};
+use wire::native::workload::{Changed, StartRequest, WaitOutcome, Workload};
 
 use crate::app::{App, Located};
 use crate::args::{Pull, RunArgs};
 use crate::commands::session::{self, Ended, Session};
-use crate::commands::{image, spec};
+use crate::commands::{image, spec, workload};
 use crate::error::{Doing as _, Failure, Result};
 use crate::exit;
 use crate::terminal::DetachKeys;
@@ -155,12 +155,17 @@ async fn start(app: &App, args: &RunArgs, at: &Located, name: &str) -> Result<()
         .call(
             Method::POST,
             &at.path(&["start"]),
-            None::<&()>,
+            Some(&StartRequest { queue: args.queue }),
             Patience::Long,
         )
         .await;
     let started: Result<Changed> = started.doing(|| format!("cannot start workload \"{name}\""));
-    let Err(failure) = started else { return Ok(()) };
+    let Err(failure) = started else {
+        if args.queue {
+            workload::note_hold(app, at).await;
+        }
+        return Ok(());
+    };
     let failure = with_program_code(failure);
     if !args.rm {
         let hint = format!("it is kept: plimsoll inspect {name}; plimsoll rm {name}");

@@ -29,6 +29,8 @@ pub(super) fn create(args: &RunArgs) -> Result<WorkloadCreate> {
         restart: args.restart.unwrap_or_default(),
         auto_remove: args.rm,
         placement: placement(&args.placement),
+        on_host_loss: args.placement.on_host_loss.clone(),
+        priority: args.placement.priority,
         task: TaskSpec {
             image: args.image.clone(),
             entrypoint: args.entrypoint.as_ref().map(|program| {

@@ -7,12 +7,14 @@ use wire::client::native::{Patience, path, with_query};
 use wire::native::List;
 use wire::native::image::Image;
 use wire::native::workload::{
-    Changed, KillRequest, Phase, RenameRequest, Resources, StopRequest, WaitOutcome, Workload,
-    WorkloadUpdate,
+    Changed, KillRequest, Phase, RenameRequest, Resources, StartRequest, StopRequest, WaitOutcome,
+    Workload, WorkloadUpdate,
 };
 
 use crate::app::{App, Located};
-use crate::args::{Format, KillArgs, PsArgs, RmArgs, StopArgs, UpdateArgs, WorkloadsArgs};
+use crate::args::{
+    Format, KillArgs, PsArgs, RmArgs, StartArgs, StopArgs, UpdateArgs, WorkloadsArgs,
+};
 use crate::commands::list::{View, show};
 use crate::error::{Failure, Result};
 use crate::output::{Cell, Table, Tone};
@@ -33,6 +35,7 @@ pub(super) async fn ps(app: &App, args: &PsArgs) -> Result<()> {
         .collect();
     let keep = |it: &Workload| {
         let shown = args.all
+            || it.hold.is_some()
             || match it.status.phase {
                 Phase::Created | Phase::Exited | Phase::Failed => false,
                 Phase::Pending
@@ -81,13 +84,23 @@ pub(super) async fn ps(app: &App, args: &PsArgs) -> Result<()> {
     }
 }
 
+/// Longest reason in a list, in characters; whole with `--no-trunc`, and in `inspect`.
+const REASON_MAX: usize = 80;
+
 fn table(workloads: &[Workload], whole: bool) -> Table {
-    let mut table = Table::new(&[
+    let mut headings = vec![
         "ID", "NAME", "POOL", "HOST", "STATE", "IMAGE", "PORTS", "AGE",
-    ]);
+    ];
+    // Most of the time there is nothing to explain, and lines are long enough.
+    let reasons: Vec<String> = workloads.iter().map(human::reason).collect();
+    if reasons.iter().any(|reason| !reason.is_empty()) {
+        headings.push("REASON");
+    }
+    let mut table = Table::new(&headings);
     let now = human::now_ms();
-    for it in workloads {
+    for (it, reason) in workloads.iter().zip(reasons) {
         let tone = match it.status.phase {
+            _ if it.hold.is_some() => Tone::Warn,
             Phase::Running => Tone::Good,
             Phase::Failed | Phase::Unknown => Tone::Bad,
             Phase::Exited if it.status.exit_code != 0 => Tone::Bad,
@@ -108,11 +121,17 @@ fn table(workloads: &[Workload], whole: bool) -> Table {
             .into(),
             it.name.as_str().into(),
             it.pool.name.as_str().into(),
-            it.host.as_ref().map_or("-", |host| &host.name).into(),
+            it.host.as_ref().map_or("-".to_owned(), human::named).into(),
             Cell::new(human::state(it, now), tone),
             image.into(),
             human::ports(&it.status.ports).into(),
             human::age(&it.created_at, now).into(),
+            if whole {
+                reason
+            } else {
+                human::cut(&reason, REASON_MAX)
+            }
+            .into(),
         ]);
     }
     table
@@ -178,8 +197,33 @@ pub(super) async fn plain(app: &App, args: &WorkloadsArgs, verb: &str) -> Result
     .await
 }
 
-pub(super) async fn start(app: &App, args: &WorkloadsArgs) -> Result<()> {
-    plain(app, args, "start").await
+pub(super) async fn start(app: &App, args: &StartArgs) -> Result<()> {
+    let body = &StartRequest { queue: args.queue };
+    each(app, &args.workloads, |reference, at| async move {
+        let what = format!("cannot start workload \"{reference}\"");
+        let request = (Method::POST, at.path(&["start"]));
+        let _: Changed = ask(app, &at, request, Some(body), what).await?;
+        if args.queue {
+            note_hold(app, &at).await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Says so if a workload that was asked to run waits instead.
+pub(super) async fn note_hold(app: &App, at: &Located) {
+    let found = app.client.get::<Workload>(&at.path(&[])).await;
+    // It was started, or waits: whoever cannot read it any more need not be told.
+    let Ok(workload) = found else { return };
+    if let Some(hold) = &workload.hold {
+        app.printer.note(&format!(
+            "{} does not run yet: {}: {}",
+            workload.name,
+            human::hold_word(hold.kind),
+            hold.reason
+        ));
+    }
 }
 
 pub(super) async fn stop(app: &App, args: &StopArgs, verb: &str) -> Result<()> {

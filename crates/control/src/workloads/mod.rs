@@ -19,6 +19,7 @@ pub(crate) use find::running_host;
 pub(crate) use placing::Circumstances;
 pub use plan::place::{Explanation, HostVerdict, Score, Verdict};
 pub use remove::RemoveOptions;
+pub use start::StartOptions;
 pub use stop::StopOptions;
 pub use update::WorkloadUpdate;
 pub use wait::{Changed, WaitCondition, WaitOutcome};

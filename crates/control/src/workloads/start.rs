@@ -17,6 +17,13 @@ use crate::metrics::Counters;
 /// How long a start may wait while the host cannot be reached.
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How to start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StartOptions {
+    /// Whether it waits in its pool's queue when there is no room for it now, instead of failing.
+    pub queue: bool,
+}
+
 impl Control {
     /// Starts a workload and waits until it runs, has ended, or could not be started.
     ///
@@ -27,7 +34,9 @@ impl Control {
         caller: &Caller,
         pool: &PoolId,
         id: &WorkloadId,
+        options: StartOptions,
     ) -> Result<Changed> {
+        let StartOptions { queue: _ } = options;
         let snapshot = self.snapshot();
         let grant = self.grant(
             &snapshot,

@@ -8,6 +8,7 @@ use wire::link::StreamRequest;
 
 use super::Changed;
 use super::find::{live, running_host};
+use super::start::StartOptions;
 use super::wait::HOST_LIMIT;
 use crate::caller::{Action, Caller, Scope};
 use crate::core::{Control, Seen};
@@ -77,7 +78,8 @@ impl Control {
         options: StopOptions,
     ) -> Result<()> {
         self.workload_stop(caller, pool, id, options).await?;
-        self.workload_start(caller, pool, id).await?;
+        self.workload_start(caller, pool, id, StartOptions::default())
+            .await?;
         let workload = self.workload_get(&self.snapshot(), pool, id)?;
         self.inner.events.workload(&workload, "restart", &[]);
         Ok(())

@@ -34,7 +34,7 @@ pub struct Slice {
     pub placement: Option<String>,
     /// Labels a host must have to be used; empty: every host the parent may use.
     pub hosts: BTreeMap<String, String>,
-    /// What becomes of workloads whose host is lost, `restart` or `keep`; absent: as in the parent.
+    /// What becomes of workloads whose host is lost, `restart`, `keep` or `at-most-one`; absent: as in the parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_host_loss: Option<String>,
     /// Priority of the pool's workloads among each other that do not say.

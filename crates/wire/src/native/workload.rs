@@ -26,6 +26,12 @@ pub struct Workload {
     /// Why it is where it is, or why it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
+    /// Why it does not run although that is wanted; absent: nothing keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Hosts it was taken away from that still have to remove what they have of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Left>,
     /// What was last seen of it.
     pub status: Status,
     /// What it is made of.
@@ -34,6 +40,43 @@ pub struct Workload {
     pub image_id: String,
     /// When it was made.
     pub created_at: String,
+}
+
+/// Why a workload does not run although that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Hold {
+    /// What it waits for.
+    pub kind: HoldKind,
+    /// On whose behalf, or what lacks.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// It is not tried again before this moment.
+    pub not_before: String,
+}
+
+/// What a held workload waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldKind {
+    /// For room, in its pool's queue.
+    Queued,
+    /// For room: it was stopped because what it had borrowed was needed by its owner.
+    Parked,
+    /// For its end where it is; then it is started on another host.
+    Moving,
+    /// For the end of those that make room for it.
+    Awaiting,
+}
+
+/// A host that a workload was taken away from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = LeftHost)]
+pub struct Left {
+    /// The host.
+    pub host: Reference,
+    /// Since when.
+    pub since: String,
 }
 
 /// What was last seen of a workload.
@@ -137,6 +180,13 @@ pub struct WorkloadSpec {
     /// Which hosts it may be on, and which it would rather be on.
     #[serde(skip_serializing_if = "Placement::is_empty")]
     pub placement: Placement,
+    /// What becomes of it when its host is lost, `restart`, `keep` or `at-most-one`; absent: what its pool and its
+    /// restart policy say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_host_loss: Option<String>,
+    /// Priority among the workloads of its pool, higher is more important; absent: the pool's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
     /// Its task.
     pub task: TaskSpec,
 }
@@ -437,6 +487,14 @@ pub struct WorkloadUpdate {
     pub resources: Option<Resources>,
     /// What its host does when the task ends.
     pub restart: Option<RestartPolicy>,
+}
+
+/// Starts a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StartRequest {
+    /// If there is no room for it now, it waits in its pool's queue instead of failing.
+    pub queue: bool,
 }
 
 /// Stops or restarts a workload.

@@ -3,6 +3,7 @@
 use axum::body::{Body, Bytes};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
+use model::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -499,4 +500,81 @@ async fn images_by_tag_and_id() {
     );
     let (_, body) = send(&router, "GET", "/images/get?names=busybox", None).await;
     assert_eq!(&body[..], b"tartartar");
+}
+
+#[tokio::test]
+async fn held_containers_say_why_without_a_label() {
+    use model::workload::{Hold, HoldKind};
+    let world = world().await;
+    let router = world.router();
+    let id = create(&router, "batch", &["sleep", "60"]).await;
+    let workload = model::WorkloadId::parse(&id).unwrap();
+    let hold = |kind: HoldKind| {
+        world.control.test_workload_edit(&workload, move |it| {
+            it.hold = Some(Hold {
+                kind: kind.clone(),
+                reason: "memory of pool red is used up".into(),
+                since: Timestamp(0),
+                not_before: Timestamp(0),
+                grace_seconds: 10,
+            });
+        })
+    };
+    let seen = async || -> (Value, Value) {
+        let all = json_of(&router, "/containers/json?all=1").await;
+        let shown = json_of(&router, &format!("/containers/{id}/json")).await;
+        (all[0].clone(), shown["State"].clone())
+    };
+    hold(HoldKind::Queued).await.unwrap();
+    let (listed, state) = seen().await;
+    assert_eq!(
+        (&listed["State"], &listed["Status"]),
+        (&json!("created"), &json!("Created (queued)"))
+    );
+    assert_eq!(state["Status"], "created");
+    assert_eq!(state["Running"], false);
+    assert_eq!(state["Error"], "queued: memory of pool red is used up");
+
+    world
+        .control
+        .test_workload_edit(&workload, |it| it.hold = None)
+        .await
+        .unwrap();
+    assert_eq!(
+        status(&router, "POST", &format!("/containers/{id}/start")).await,
+        204
+    );
+    hold(HoldKind::Moving).await.unwrap();
+    let (listed, state) = seen().await;
+    let text = listed["Status"].as_str().unwrap();
+    assert!(
+        text.starts_with("Up ") && text.ends_with(" (moving)"),
+        "{text}"
+    );
+    assert_eq!(state["Running"], true);
+
+    hold(HoldKind::Parked).await.unwrap();
+    // Its host ends it, and says so.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while world
+        .control
+        .snapshot()
+        .workload(&workload)
+        .unwrap()
+        .status
+        .phase
+        .is_alive()
+    {
+        assert!(std::time::Instant::now() < deadline, "it is not ended");
+        // tidy: sleep: pause of a poll loop
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (listed, state) = seen().await;
+    assert_eq!(listed["State"], "exited");
+    let text = listed["Status"].as_str().unwrap();
+    assert!(
+        text.starts_with("Exited (") && text.ends_with(" (parked)"),
+        "{text}"
+    );
+    assert_eq!(state["Error"], "parked: memory of pool red is used up");
 }

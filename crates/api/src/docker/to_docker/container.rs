@@ -1,6 +1,6 @@
 //! Containers in lists and inspects.
 
-use model::workload::MountSource;
+use model::workload::{HoldKind, MountSource};
 use model::{DesiredState, Phase, Timestamp, Workload};
 use serde_json::{Map, Value, json};
 
@@ -83,10 +83,33 @@ fn status_text(workload: &Workload, reachable: bool, now: Timestamp) -> String {
             since(status.finished_at)
         ),
     };
+    let text = match held(workload) {
+        Some(word) => format!("{text} ({word})"),
+        None => text,
+    };
     if reachable {
         text
     } else {
         format!("{text} (host unreachable)")
+    }
+}
+
+/// Why it does not run although that is wanted, in a word or two; Docker has no state for it.
+fn held(workload: &Workload) -> Option<&'static str> {
+    let hold = workload.hold.as_ref()?;
+    Some(match hold.kind {
+        HoldKind::Queued => "queued",
+        HoldKind::Parked => "parked",
+        HoldKind::Moving => "moving",
+        HoldKind::Awaiting { .. } => "waiting for room",
+    })
+}
+
+/// What went wrong, or why it waits.
+fn error_text(workload: &Workload) -> String {
+    match (held(workload), &workload.hold) {
+        (Some(word), Some(hold)) => format!("{word}: {}", hold.reason),
+        _ => workload.status.error.clone(),
     }
 }
 
@@ -182,7 +205,7 @@ fn state(workload: &Workload) -> Value {
         "Dead": false,
         "Pid": if alive { status.pid } else { 0 },
         "ExitCode": status.exit_code,
-        "Error": status.error,
+        "Error": error_text(workload),
         "StartedAt": rfc3339_or_never(status.started_at),
         "FinishedAt": rfc3339_or_never(status.finished_at),
     })

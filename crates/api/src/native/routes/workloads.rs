@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use control::workloads::{
-    Changed as Change, RemoveOptions, StopOptions, WaitCondition, WorkloadUpdate as Update,
+    Changed as Change, RemoveOptions, StartOptions, StopOptions, WaitCondition,
+    WorkloadUpdate as Update,
 };
 use control::{Caller, Kept};
 use http::StatusCode;
@@ -14,8 +15,8 @@ use model::workload::NetworkMode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::native::workload::{
-    Changed, Explanation, KillRequest, RenameRequest, StopRequest, WaitCondition as WireCondition,
-    WaitOutcome, Workload, WorkloadCreate, WorkloadUpdate,
+    Changed, Explanation, KillRequest, RenameRequest, StartRequest, StopRequest,
+    WaitCondition as WireCondition, WaitOutcome, Workload, WorkloadCreate, WorkloadUpdate,
 };
 use wire::native::{List, Problem};
 
@@ -300,19 +301,22 @@ fn changed(change: Change) -> Json<Changed> {
 }
 
 #[utoipa::path(post, path = "/api/v1/pools/{pool}/workloads/{workload}/start", tag = "workloads", operation_id = "workload_start",
+    request_body = StartRequest,
     params(("pool" = String, Path, description = "Name or id."), ("workload" = String, Path, description = "Name or id.")), responses(
-    (status = 200, description = "It runs, or has already ended again.", body = Changed),
+    (status = 200, description = "It runs, or has already ended again; or, if that was asked for, it waits in its pool's queue.", body = Changed),
     (status = "default", description = "It failed.", body = Problem)))]
 pub(crate) async fn start(
     State(native): State<Native>,
     By(caller): By,
     Segments(at): At,
+    OptionalBody(body): OptionalBody<StartRequest>,
 ) -> Result<Json<Changed>> {
     let workload = native.workload(&caller, &at)?;
+    let options = StartOptions { queue: body.queue };
     Ok(changed(
         native
             .control
-            .workload_start(&caller, &workload.pool, &workload.id)
+            .workload_start(&caller, &workload.pool, &workload.id, options)
             .await?,
     ))
 }

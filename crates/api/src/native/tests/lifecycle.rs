@@ -51,7 +51,11 @@ async fn answers_are_as_documented() {
             workload.into(),
             Some(json!({"restart": {"policy": "on-failure", "max_retries": 3}})),
         ),
-        ("post", format!("{workload}/start"), None),
+        (
+            "post",
+            format!("{workload}/start"),
+            Some(json!({"queue": true})),
+        ),
         ("get", format!("{workload}/top"), None),
         (
             "post",
@@ -259,4 +263,27 @@ async fn metrics_are_prometheus_text() {
         let (_, value) = line.rsplit_once(' ').unwrap();
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_workload_without_its_host_is_kept_and_checked() {
+    let rig = Rig::new().await;
+    rig.pool("a").await;
+    let list = "/api/v1/pools/a/workloads";
+    let spec = |loss: &str| {
+        json!({"name": "db", "spec": {"on_host_loss": loss, "priority": 7,
+            "task": {"image": "web:1", "args": ["serve"]}}})
+    };
+    let (status, answer) = rig.admin("POST", list, Some(spec("sometimes"))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let message = answer["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.on_host_loss") && message.contains("at-most-one"),
+        "{message}"
+    );
+    let (status, made) = rig.admin("POST", list, Some(spec("at-most-one"))).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    assert_documented("post", "/api/v1/pools/{pool}/workloads", 201, &made);
+    assert_eq!(made["spec"]["on_host_loss"], "at-most-one");
+    assert_eq!(made["spec"]["priority"], 7);
 }

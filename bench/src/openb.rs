@@ -108,6 +108,7 @@ fn experiment(hosts: &[Host], pods: &[WorkloadSpec], seed: u64) -> Result<Outcom
             architecture: "",
             image_bytes: 0,
             pinned: None,
+            not_on: &[],
             policy: Policy::Pack,
             pool_hosts: &[],
             seed: dice.next(),

@@ -168,6 +168,7 @@ fn wanted(workload: &Workload, seed: u64) -> Wanted<'_> {
         architecture: "amd64",
         image_bytes: 100 << 20,
         pinned: None,
+        not_on: &[],
         policy: Policy::Balance,
         pool_hosts: &[],
         seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),

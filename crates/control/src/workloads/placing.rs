@@ -9,6 +9,7 @@ use store::{Row, Snapshot};
 
 /// What placement has to know of a workload beyond its record, by the snapshot.
 pub(crate) struct Circumstances {
+    not_on: Vec<HostId>,
     architecture: String,
     image_bytes: u64,
     pinned: Option<HostId>,
@@ -32,6 +33,7 @@ impl Circumstances {
             NetworkMode::Bridge | NetworkMode::None | NetworkMode::Host => None,
         };
         Self {
+            not_on: workload.left.keys().cloned().collect(),
             architecture: image.as_ref().map_or_else(String::new, |image| {
                 image.config.platform.architecture.clone()
             }),
@@ -50,6 +52,7 @@ impl Circumstances {
             architecture: &self.architecture,
             image_bytes: self.image_bytes,
             pinned: self.pinned.as_ref(),
+            not_on: &self.not_on,
             policy: self.policy,
             pool_hosts: &self.pool_hosts,
             seed,

@@ -51,7 +51,8 @@ pub fn host_pools(
         for part in &memory.nodes[at] {
             entry(part, &|line| {
                 line.memory_low = MemoryBytes(part.reserved);
-                line.memory_high = part.limit.map(|limit| MemoryBytes(part.amount.min(limit)));
+                let most = part.limit.unwrap_or(u64::MAX);
+                line.memory_high = Some(MemoryBytes(part.amount.min(most)));
                 line.memory_limit = part.limit.map(MemoryBytes);
             });
         }

@@ -74,6 +74,18 @@ impl Cluster {
         self.placed.values().filter(|it| it.load).count()
     }
 
+    /// All hosts, in no particular order that means anything.
+    pub fn host_ids(&self) -> impl Iterator<Item = &HostId> {
+        self.hosts.iter().flatten().map(|host| &host.id)
+    }
+
+    /// What requests may still take of a host.
+    #[must_use]
+    pub fn free(&self, host: &HostId) -> Option<Capacity> {
+        let number = self.by_id.get(host).copied()?;
+        self.host(number).map(HostState::free)
+    }
+
     /// The host a workload takes room on.
     #[must_use]
     pub fn host_of(&self, workload: &WorkloadId) -> Option<&HostId> {

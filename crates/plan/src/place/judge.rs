@@ -19,6 +19,8 @@ pub(super) enum Refusal {
     Cordoned,
     /// Something it depends on is elsewhere.
     Pinned,
+    /// It is being taken away from there.
+    Left,
     /// The image is for another CPU.
     Architecture,
     /// Its pool may not use it.
@@ -159,6 +161,9 @@ fn usable(query: &Query<'_>, number: u32, host: &HostState) -> Result<(), Refusa
     }
     if query.pinned.is_some_and(|pinned| pinned != Some(number)) {
         return Err(Refusal::Pinned);
+    }
+    if query.not_on.contains(&number) {
+        return Err(Refusal::Left);
     }
     let architecture = query.wanted.architecture;
     if !architecture.is_empty()
@@ -301,6 +306,7 @@ impl Refusal {
             Refusal::NotReady => "is not ready".into(),
             Refusal::Cordoned => "is cordoned".into(),
             Refusal::Pinned => "is not the host of the workload it shares a namespace with".into(),
+            Refusal::Left => "is where it is being moved away from".into(),
             Refusal::Architecture => format!("cannot run {} images", query.wanted.architecture),
             Refusal::PoolHosts => "has not the labels its pool demands of hosts".into(),
             Refusal::Rule(at) => match query.rules.get(at).map(|rule| &rule.source) {
@@ -334,6 +340,7 @@ impl Refusal {
             Refusal::NotReady => "not ready",
             Refusal::Cordoned => "cordoned",
             Refusal::Pinned => "not the host of the workload it shares a namespace with",
+            Refusal::Left => "where it is being moved away from",
             Refusal::Architecture => "another CPU architecture",
             Refusal::PoolHosts => "without the labels the pool demands",
             Refusal::Rule(_) => "against a rule",

@@ -23,7 +23,7 @@ mod terms;
 mod wanted;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cluster::Cluster;
 pub use explain::{Explanation, HostVerdict, Verdict, explain};

@@ -23,6 +23,8 @@ pub(super) struct Query<'a> {
     pub(super) gpus: Option<GpuAsk<'a>>,
     /// Number of the host it must be on; `Some(None)`: that host is not there.
     pub(super) pinned: Option<Option<u32>>,
+    /// Numbers of the hosts it may not go to.
+    pub(super) not_on: Vec<u32>,
     /// What its pools demand of hosts: key and value.
     pub(super) pool_hosts: Vec<(u32, Vec<u32>)>,
     pub(super) rules: Vec<Rule<'a>>,
@@ -105,6 +107,11 @@ impl<'a> Query<'a> {
                 .as_ref()
                 .map(|request| GpuAsk::new(request, &cluster.texts)),
             pinned: wanted.pinned.map(|id| cluster.by_id.get(id).copied()),
+            not_on: wanted
+                .not_on
+                .iter()
+                .filter_map(|id| cluster.by_id.get(id).copied())
+                .collect(),
             pool_hosts: pool_hosts(cluster, wanted),
             rules: rules(cluster, wanted),
             avoided,

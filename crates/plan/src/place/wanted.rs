@@ -19,6 +19,8 @@ pub struct Wanted<'a> {
     pub image_bytes: u64,
     /// The host it must be on, because it shares something with a workload there.
     pub pinned: Option<&'a HostId>,
+    /// Hosts it may not go to: those it is being taken away from.
+    pub not_on: &'a [HostId],
     /// How its pool chooses.
     pub policy: PlacementPolicy,
     /// Labels that its pool, and each pool above, demands of hosts.

@@ -15,19 +15,19 @@ use model::PlacementPolicy as Policy;
 
 use super::{Placement, Wanted};
 
-pub(super) fn bytes(number: u64) -> [u8; 32] {
+pub(crate) fn bytes(number: u64) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
     bytes[8..16].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
-pub(super) fn pool() -> PoolId {
+pub(crate) fn pool() -> PoolId {
     PoolId::from_bytes(&bytes(1))
 }
 
 /// A host `h<number>` with 4 cores and 8 GiB, in no zone.
-pub(super) fn host(number: u64) -> Host {
+pub(crate) fn host(number: u64) -> Host {
     Host {
         id: HostId::from_bytes(&bytes(number)),
         name: Name::parse(&format!("h{number}")).unwrap(),
@@ -65,7 +65,7 @@ pub(super) fn gpus(host: u64, model: &str, count: u32) -> Vec<Gpu> {
 }
 
 /// A specification out of the smallest one, changed by `patch`; `task` is merged.
-pub(super) fn spec(patch: serde_json::Value) -> WorkloadSpec {
+pub(crate) fn spec(patch: serde_json::Value) -> WorkloadSpec {
     let image = format!("sha256:{}", "a".repeat(64));
     let mut base = serde_json::json!({"task": {"image": "web", "image_id": image}});
     for (key, value) in patch.as_object().unwrap() {
@@ -81,7 +81,7 @@ pub(super) fn spec(patch: serde_json::Value) -> WorkloadSpec {
 }
 
 /// A running workload.
-pub(super) fn workload(number: u64, spec: &WorkloadSpec, on: &HostId) -> Workload {
+pub(crate) fn workload(number: u64, spec: &WorkloadSpec, on: &HostId) -> Workload {
     Workload {
         id: WorkloadId::from_bytes(&bytes(number)),
         pool: pool(),
@@ -100,7 +100,7 @@ pub(super) fn workload(number: u64, spec: &WorkloadSpec, on: &HostId) -> Workloa
     }
 }
 
-pub(super) fn wanted<'a>(pool: &'a PoolId, spec: &'a WorkloadSpec, seed: u64) -> Wanted<'a> {
+pub(crate) fn wanted<'a>(pool: &'a PoolId, spec: &'a WorkloadSpec, seed: u64) -> Wanted<'a> {
     Wanted {
         id: None,
         pool,
@@ -108,6 +108,7 @@ pub(super) fn wanted<'a>(pool: &'a PoolId, spec: &'a WorkloadSpec, seed: u64) ->
         architecture: "amd64",
         image_bytes: 0,
         pinned: None,
+        not_on: &[],
         policy: Policy::Balance,
         pool_hosts: &[],
         seed,

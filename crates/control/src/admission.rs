@@ -78,7 +78,8 @@ impl HostInput {
     /// `None`: nothing can be placed on it.
     fn of(host: &Host) -> Option<Self> {
         let total = host.status.facts.capacity;
-        (!host.cordoned).then(|| Self {
+        let usable = !host.cordoned && host.status.lost_at.is_none();
+        usable.then(|| Self {
             labels: host.labels.clone(),
             room: total.minus(model::resources::host_reserve(total)),
         })
@@ -94,6 +95,29 @@ pub(crate) struct Pending<'a> {
     id: WorkloadId,
     number: u64,
     done: bool,
+}
+
+/// A change that adds to what a pool is charged.
+pub(crate) struct Step {
+    /// What is committed.
+    pub(crate) tx: Transaction,
+    /// Who is charged.
+    pub(crate) id: WorkloadId,
+    /// How much, afterwards.
+    pub(crate) claim: Claim,
+    /// Who gives up what it is charged in the same commit: it counts as gone already.
+    pub(crate) clears: Vec<WorkloadId>,
+}
+
+impl Step {
+    pub(crate) fn new(tx: Transaction, id: WorkloadId, claim: Claim) -> Self {
+        Self {
+            tx,
+            id,
+            claim,
+            clears: Vec::new(),
+        }
+    }
 }
 
 /// Why an admitted commit failed.
@@ -343,13 +367,26 @@ impl Control {
         snapshot: &Snapshot,
         id: &WorkloadId,
         claim: Claim,
+        clears: &[WorkloadId],
     ) -> std::result::Result<Option<Pending<'_>>, Box<Refusal>> {
         let mut books = self.inner.admissions.lock();
         let Some(books) = self.caught_up(&mut books, snapshot) else {
             return Ok(None);
         };
         let before = books.ledger.claim(id).unwrap_or_default();
-        books.ledger.admit(&claim.pool, before, claim.charge)?;
+        let cleared: Vec<(&WorkloadId, Claim)> = clears
+            .iter()
+            .filter_map(|id| Some((id, books.ledger.claim_of(id)?)))
+            .collect();
+        for (id, _) in &cleared {
+            books.ledger.set(id, None);
+        }
+        let answer = books.ledger.admit(&claim.pool, before, claim.charge);
+        // They are charged until they have gone.
+        for (id, claim) in &cleared {
+            books.ledger.set(id, Some(claim));
+        }
+        answer?;
         books.admissions += 1;
         let number = books.admissions;
         books.ledger.set(id, Some(&claim));
@@ -409,11 +446,13 @@ impl Control {
         &self,
         grant: &Grant,
         snapshot: &Snapshot,
-        tx: Transaction,
-        (id, claim): (&WorkloadId, Claim),
+        step: Step,
     ) -> std::result::Result<Revision, AdmitError> {
-        let tx = self.in_turn(snapshot, tx).ok_or(AdmitError::OutOfTurn)?;
-        let pending = self.admit(snapshot, id, claim).map_err(|refusal| {
+        let tx = self
+            .in_turn(snapshot, step.tx)
+            .ok_or(AdmitError::OutOfTurn)?;
+        let admitted = self.admit(snapshot, &step.id, step.claim, &step.clears);
+        let pending = admitted.map_err(|refusal| {
             Counters::add(&self.inner.counters.admissions_refused, 1);
             AdmitError::Refused(refusal)
         })?;
@@ -433,17 +472,16 @@ impl Control {
     pub(crate) async fn change_admitted<T>(
         &self,
         grant: &Grant,
-        mut decide: impl FnMut(&Snapshot) -> Result<(Option<(Transaction, WorkloadId, Claim)>, T)>,
+        mut decide: impl FnMut(&Snapshot) -> Result<(Option<Step>, T)>,
     ) -> Result<T> {
         for _ in 0..TURN_TRIES {
             self.take_turn().await?;
             let snapshot = self.snapshot();
             let (step, value) = decide(&snapshot)?;
-            let Some((tx, id, claim)) = step else {
+            let Some(step) = step else {
                 return Ok(value);
             };
-            let committed = self.commit_admitted(grant, &snapshot, tx, (&id, claim));
-            match committed.await {
+            match self.commit_admitted(grant, &snapshot, step).await {
                 Ok(_) => return Ok(value),
                 Err(AdmitError::OutOfTurn | AdmitError::Commit(CommitError::Conflict { .. })) => {}
                 Err(error) => return Err(error.into()),

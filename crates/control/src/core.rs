@@ -46,6 +46,9 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) placing: Placing,
     pub(crate) admissions: crate::admission::Admissions,
+    pub(crate) losses: crate::loss::Losses,
+    pub(crate) displacing: crate::displace::Displacing,
+    pub(crate) relief: crate::reclaim::Relief,
 }
 
 /// How often a change is decided again when somebody else was faster: each loser means a winner, so that far fewer are
@@ -85,6 +88,9 @@ impl Control {
                 counters: Counters::default(),
                 placing: Placing::default(),
                 admissions: crate::admission::Admissions::new()?,
+                losses: crate::loss::Losses::default(),
+                displacing: crate::displace::Displacing::default(),
+                relief: crate::reclaim::Relief::default(),
             }),
         };
         control.mark_all_hosts_disconnected().await?;
@@ -233,12 +239,18 @@ impl Control {
 }
 
 /// The time now. The one clock of the server's core; `plan` gets it as an argument.
+///
+/// Where the runtime's clock was wound forward (simulations, tests), this one is forward by as much.
 #[must_use]
 pub fn now() -> Timestamp {
-    let millis = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis());
-    Timestamp(i64::try_from(millis).unwrap_or(i64::MAX))
+    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let real = SystemTime::now().duration_since(UNIX_EPOCH);
+    let (runtime, machine) = (
+        tokio::time::Instant::now().into_std(),
+        std::time::Instant::now(),
+    );
+    let ahead = millis(runtime.saturating_duration_since(machine));
+    Timestamp(real.map_or(0, millis).saturating_add(ahead))
 }
 
 /// 32 bytes from the kernel.

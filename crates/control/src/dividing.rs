@@ -224,7 +224,7 @@ fn room(host: &model::Host) -> Capacity {
 fn tree(snapshot: &Snapshot) -> Tree {
     let rooms: Vec<HostRoom<'_>> = snapshot
         .hosts()
-        .filter(|host| !host.cordoned)
+        .filter(|host| !host.cordoned && host.status.lost_at.is_none())
         .map(|host| HostRoom {
             labels: &host.value().labels,
             room: room(host.value()),

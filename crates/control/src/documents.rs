@@ -525,7 +525,10 @@ impl Control {
         tokio::spawn(async move {
             if control.inner.hub.is_connected(&id) {
                 let _ = control
-                    .host_change(&id, |host| host.status.connected = true)
+                    .host_change(&id, |host| {
+                        host.status.connected = true;
+                        host.status.lost_at = None;
+                    })
                     .await;
             }
         });

@@ -14,6 +14,7 @@
 mod admission;
 pub mod caller;
 mod core;
+pub mod displace;
 pub mod dividing;
 mod documents;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod pki;
 mod placing;
 pub mod pools;
 pub mod principals;
+mod reclaim;
 mod resume;
 pub mod streams;
 pub mod testing;

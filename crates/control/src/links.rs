@@ -248,6 +248,8 @@ impl Control {
                 record.previous_certificate_sha256 = None;
             }
             record.status.connected = true;
+            record.status.lost_at = None;
+            record.status.silent_ms = 0;
             record.status.last_seen = Some(now());
             record.status.facts = hello.facts.clone();
             record.status.images.clone_from(&images);
@@ -327,8 +329,13 @@ impl Control {
             if snapshot.host(host).is_none_or(|record| right(&record)) {
                 return Ok(());
             }
-            self.host_change(host, |record| record.status.connected = connected)
-                .await?;
+            self.host_change(host, |record| {
+                record.status.connected = connected;
+                if connected {
+                    record.status.lost_at = None;
+                }
+            })
+            .await?;
         }
     }
 

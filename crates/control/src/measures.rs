@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use model::division::HEAVIEST_MAX;
 use model::{Capacity, CpuMillis, HostId, MemoryBytes, PoolId, PoolUsage, Timestamp};
 
 use crate::core::{Control, now};
@@ -64,7 +65,10 @@ impl Control {
             usage: usage
                 .into_iter()
                 .filter(|(pool, _)| snapshot.pool(pool).is_some())
-                .map(|(pool, usage)| (pool, bounded(usage, has)))
+                .map(|(pool, usage)| {
+                    let usage = bounded(usage, has);
+                    (pool, on_host(&snapshot, host, usage))
+                })
                 .collect(),
         };
         let measures = &self.inner.measures;
@@ -99,5 +103,20 @@ fn bounded(usage: PoolUsage, has: Capacity) -> PoolUsage {
         memory_used: memory(usage.memory_used),
         memory_working_set: memory(usage.memory_working_set),
         pids: usage.pids,
+        heaviest: usage
+            .heaviest
+            .into_iter()
+            .take(HEAVIEST_MAX)
+            .map(|(id, bytes)| (id, memory(bytes)))
+            .collect(),
     }
+}
+
+/// Only what is placed on the host counts of what it says of single workloads.
+fn on_host(snapshot: &store::Snapshot, host: &HostId, mut usage: PoolUsage) -> PoolUsage {
+    usage.heaviest.retain(|id, _| {
+        let row = snapshot.workload(id);
+        row.is_some_and(|row| row.host.as_ref() == Some(host))
+    });
+    usage
 }

@@ -41,15 +41,57 @@ impl Placing {
 
     /// Picks a host and claims the room, between [`Placing::begin`] and the commit.
     pub(crate) fn claim(&self, snapshot: &Snapshot, workload: &Workload, seed: u64) -> Placement {
+        self.claim_on(snapshot, workload, None, seed)
+    }
+
+    /// The same, on one host only if one is given.
+    pub(crate) fn claim_on(
+        &self,
+        snapshot: &Snapshot,
+        workload: &Workload,
+        only: Option<&HostId>,
+        seed: u64,
+    ) -> Placement {
         let circumstances = Circumstances::of(snapshot, workload);
         let mut index = self.lock();
         index.catch_up(snapshot);
         index.release(&workload.id);
-        let placement = plan::place::place(&index.cluster, circumstances.wanted(workload, seed));
+        let mut wanted = circumstances.wanted(workload, seed);
+        wanted.pinned = only.or(wanted.pinned);
+        let placement = plan::place::place(&index.cluster, wanted);
         if let Some(host) = &placement.host {
             index.put_claim(workload, host, &placement.gpus);
         }
         placement
+    }
+
+    /// Whether any host would take a workload as things stand; claims nothing.
+    pub(crate) fn would_fit(&self, snapshot: &Snapshot, workload: &Workload) -> bool {
+        let circumstances = Circumstances::of(snapshot, workload);
+        let mut index = self.lock();
+        index.catch_up(snapshot);
+        let wanted = circumstances.wanted(workload, 0);
+        plan::place::place(&index.cluster, wanted).host.is_some()
+    }
+
+    /// Claims the room of a workload on a host that others still have to clear.
+    pub(crate) fn claim_cleared(
+        &self,
+        snapshot: &Snapshot,
+        workload: &Workload,
+        (host, gpus): (&HostId, &[GpuShare]),
+    ) {
+        let mut index = self.lock();
+        index.catch_up(snapshot);
+        index.put_claim(workload, host, gpus);
+    }
+
+    /// The cluster as it stands, without what is claimed for one workload.
+    pub(crate) fn cluster_without(&self, snapshot: &Snapshot, id: &WorkloadId) -> Cluster {
+        let mut index = self.lock();
+        index.catch_up(snapshot);
+        index.release(id);
+        index.cluster.clone()
     }
 
     /// Claims the room of a workload that stays on its host, and GPUs there.
@@ -128,6 +170,7 @@ impl Index {
             gpus: gpus.to_vec(),
             desired: DesiredState::Running,
             run: workload.run + 1,
+            hold: None,
             ..workload.clone()
         });
     }

@@ -163,7 +163,7 @@ async fn a_host_is_not_believed_to_use_more_than_it_has() {
     let world = world().await;
     world.says(0, u64::MAX, true).await;
     let measures = world.control.host_measures();
-    let usage = measures[world.host(0)].usage[&world.pool];
+    let usage = &measures[world.host(0)].usage[&world.pool];
     assert_eq!(usage.cpu_used, CpuMillis(4000));
     // A pool that is not there is not kept.
     let strange = BTreeMap::from([(PoolId::from_bytes(&[9; 32]), PoolUsage::default())]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Resource;
-use crate::{CpuMillis, HostId, MemoryBytes, PoolId};
+use crate::{CpuMillis, HostId, MemoryBytes, PoolId, WorkloadId};
 
 /// The parts of all pools on one host; stored, so that every server divides from the same state and the last division
 /// stays when no server answers.
@@ -76,7 +76,7 @@ impl Default for HostPool {
 }
 
 /// What a pool does on one host, measured over some seconds; the pool with everything below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PoolUsage {
     /// CPU it used, in thousandths of a core.
@@ -91,4 +91,11 @@ pub struct PoolUsage {
     pub memory_working_set: MemoryBytes,
     /// Number of processes and threads.
     pub pids: u64,
+    /// Memory that the largest of its own workloads work with, at most [`HEAVIEST_MAX`] of them: who could give some
+    /// back.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub heaviest: BTreeMap<WorkloadId, MemoryBytes>,
 }
+
+/// Workloads named in [`PoolUsage::heaviest`]: reclaiming takes the largest first, and the next measurement names more.
+pub const HEAVIEST_MAX: usize = 32;

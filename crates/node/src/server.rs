@@ -69,6 +69,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         .await
         .context("open the installation")?;
     control::dividing::divide_pools(&control);
+    control::displace::keep_placed(&control);
     let shutdown = CancellationToken::new();
     let native = api::native::NativeConfig {
         pool_sockets: Some(data.join("pools")),

@@ -6,7 +6,7 @@ use model::{
 };
 use store::{CommitError, Expect, Snapshot, Transaction};
 
-use crate::admission::{AdmitError, TURN_TRIES, installation};
+use crate::admission::{AdmitError, Step, TURN_TRIES, installation};
 use crate::caller::{Action, Caller, Grant, Scope, ancestors};
 use crate::core::{Control, now, random};
 use crate::error::{Error, ErrorKind, Result};
@@ -106,11 +106,8 @@ impl Control {
         loop {
             self.take_turn().await.map_err(AdmitError::Other)?;
             let snapshot = self.snapshot();
-            let claim = (&workload.id, Claim::of(workload));
-            match self
-                .commit_admitted(grant, &snapshot, tx.clone(), claim)
-                .await
-            {
+            let step = Step::new(tx.clone(), workload.id.clone(), Claim::of(workload));
+            match self.commit_admitted(grant, &snapshot, step).await {
                 Ok(_) => return Ok(()),
                 Err(AdmitError::OutOfTurn) if tries < TURN_TRIES => tries += 1,
                 Err(error) => return Err(error),

@@ -16,7 +16,7 @@ mod wait;
 
 pub use explain::WorkloadExplanation;
 pub(crate) use find::running_host;
-pub(crate) use placing::Circumstances;
+pub(crate) use placing::{Circumstances, priority_of};
 pub use plan::place::{Explanation, HostVerdict, Score, Verdict};
 pub use remove::RemoveOptions;
 pub use start::StartOptions;

@@ -60,6 +60,15 @@ impl Circumstances {
     }
 }
 
+/// Priority of a workload in its pool: its own, else its pool's.
+pub(crate) fn priority_of(snapshot: &Snapshot, workload: &Workload) -> i32 {
+    let of_pool = || {
+        let pool = snapshot.pool(&workload.pool);
+        pool.map_or(0, |pool| pool.slice.priority)
+    };
+    workload.spec.priority.unwrap_or_else(of_pool)
+}
+
 /// Levels of pools that are looked at: far more than anybody nests, and a cycle would end.
 const DEPTH_MAX: usize = 64;
 

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use model::{Claim, DesiredState, Object, Phase, PoolId, Workload, WorkloadId};
-use store::{Snapshot, Transaction};
+use model::{Claim, DesiredState, Hold, HoldKind, Object, Phase, PoolId, Workload, WorkloadId};
+use store::{Revision, Snapshot, Transaction};
 
 use super::create::{admit, fill_defaults};
 use super::find::live;
 use super::{Changed, RemoveOptions};
-use crate::admission::refused;
+use crate::admission::{Step, refused};
 use crate::caller::{Action, Caller, Grant, Scope};
-use crate::core::{Control, Seen, random};
+use crate::core::{Control, Seen, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Counters;
 
@@ -92,8 +92,7 @@ impl Control {
             .change_admitted(grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
                 let asked = matches!(row.desired, DesiredState::Running | DesiredState::Paused);
-                let busy = !row.status.phase.is_final() || row.status.run < row.run;
-                if asked && busy && !again {
+                if asked && is_busy(row.value()) && !again {
                     if row.desired == DesiredState::Paused {
                         return Err(Error::conflict(
                             "cannot start a paused container, try unpause instead",
@@ -104,13 +103,9 @@ impl Control {
                 let mut changed = row.value().clone();
                 fill_defaults(snapshot, pool, &mut changed.spec);
                 admit(snapshot, pool, &changed.spec)?;
-                changed.desired = DesiredState::Running;
-                changed.run += 1;
-                let claim = Claim::of(&changed);
-                self.find_room(snapshot, &mut changed, &claim, seed)?;
-                let run = changed.run;
-                let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
-                Ok((Some((tx, id.clone(), claim)), Some(run)))
+                let run = changed.run + 1;
+                let step = self.step_of_start(snapshot, changed, row.revision(), seed)?;
+                Ok((Some(step), Some(run)))
             })
             .await;
         match &started {
@@ -122,6 +117,65 @@ impl Control {
             Err(_) => {}
         }
         started
+    }
+
+    /// The commit of a start: with a host that has room, else with one that others clear.
+    fn step_of_start(
+        &self,
+        snapshot: &Snapshot,
+        before: Workload,
+        revision: Revision,
+        seed: u64,
+    ) -> Result<Step> {
+        let id = before.id.clone();
+        let mut changed = before;
+        changed.desired = DesiredState::Running;
+        changed.hold = None;
+        let mut starting = changed.clone();
+        starting.run += 1;
+        let claim = Claim::of(&starting);
+        let why = match self.find_room(snapshot, &mut starting, &claim, seed) {
+            Ok(()) => {
+                let tx = Transaction::new().update(revision, Object::Workload(starting));
+                return Ok(Step::new(tx, id, claim));
+            }
+            Err(why) => why,
+        };
+        // What has a host already stays there, since its files are there.
+        let placed = changed.host.as_ref().and_then(|host| snapshot.host(host));
+        if why.kind != ErrorKind::Exhausted || placed.is_some() {
+            return Err(why);
+        }
+        let Some(cleared) = self.clear_for(snapshot, &changed, &claim) else {
+            return Err(why);
+        };
+        let placing = &self.inner.placing;
+        placing.claim_cleared(snapshot, &changed, (&cleared.host, &cleared.gpus));
+        let mut tx = Transaction::new();
+        let mut clears = Vec::new();
+        for victim in cleared.victims {
+            let at = snapshot.workload(&victim.id).map(|row| row.revision());
+            clears.push(victim.id.clone());
+            tx = tx.update(at.unwrap_or_default(), Object::Workload(victim));
+        }
+        changed.host = Some(cleared.host);
+        changed.gpus = cleared.gpus;
+        changed.placement = Some(cleared.sentence.clone());
+        changed.hold = Some(Hold {
+            kind: HoldKind::Awaiting {
+                victims: clears.iter().cloned().collect(),
+            },
+            reason: cleared.sentence,
+            since: now(),
+            not_before: now(),
+            grace_seconds: 0,
+        });
+        let claim = Claim::of(&changed);
+        let tx = tx.update(revision, Object::Workload(changed));
+        Ok(Step {
+            clears,
+            ..Step::new(tx, id, claim)
+        })
     }
 
     /// Room in its pools, and a host. What a pool ran out of is said first; if it is all hosts together, the report on each
@@ -166,6 +220,7 @@ impl Control {
         Ok(())
     }
 
+    /// Waits until the host has begun with a run.
     async fn wait_started(&self, id: &WorkloadId, run: u64) -> Result<()> {
         let answer = |_: &Snapshot, seen: Seen<'_>| {
             let workload = match &seen {
@@ -178,6 +233,10 @@ impl Control {
             };
             let status = &workload.status;
             if status.run < run {
+                let waits = workload.hold.as_ref();
+                if let Some(hold) = waits.filter(|hold| hold.kind == HoldKind::Queued) {
+                    return Some(Err(Error::new(ErrorKind::Exhausted, hold.reason.clone())));
+                }
                 let gone = matches!(seen, Seen::Gone(_));
                 return gone
                     .then(|| Err(Error::conflict("it was removed while it was being started")));
@@ -216,5 +275,14 @@ impl Control {
                 "its host cannot be reached: it starts there as soon as the host is back; see `plimsoll host ls`",
             )),
         }
+    }
+}
+
+/// Whether a start has nothing to do: it runs, is about to, or others clear its place.
+fn is_busy(workload: &Workload) -> bool {
+    match workload.hold.as_ref().map(|hold| &hold.kind) {
+        None => !workload.status.phase.is_final() || workload.status.run < workload.run,
+        Some(HoldKind::Queued | HoldKind::Parked) => workload.may_be_alive(),
+        Some(HoldKind::Moving | HoldKind::Awaiting { .. }) => true,
     }
 }

@@ -6,6 +6,7 @@ use store::Transaction;
 
 use super::create::{admit, fill_defaults};
 use super::find::live;
+use crate::admission::Step;
 use crate::caller::{Action, Caller, Scope};
 use crate::core::Control;
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ impl Control {
             }
             let claim = Claim::of(&changed);
             let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
-            Ok((Some((tx, id.clone(), claim)), ()))
+            Ok((Some(Step::new(tx, id.clone(), claim)), ()))
         })
         .await
     }

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::division::HEAVIEST_MAX;
 use model::workload::Resources;
-use model::{CpuMillis, HostPool, HostWorkload, MemoryBytes, PoolId, PoolUsage};
+use model::{CpuMillis, HostPool, HostWorkload, MemoryBytes, PoolId, PoolUsage, WorkloadId};
 
 use super::cgroup::{Cgroup, CgroupError, Cgroups, write};
 
@@ -286,11 +287,28 @@ impl Pools {
             {
                 counters.rates(*before, waited, sample.at.duration_since(last.at), &mut now);
             }
+            now.heaviest = self.heaviest(members.iter().filter(|it| it.pool == id));
             usage.insert(id.clone(), now);
             sample.pools.insert(id, counters);
         }
         state.last = Some(sample);
         usage
+    }
+
+    /// What the largest workloads of a pool work with.
+    fn heaviest<'a>(
+        &self,
+        members: impl Iterator<Item = &'a Arc<HostWorkload>>,
+    ) -> BTreeMap<WorkloadId, MemoryBytes> {
+        let mut all: Vec<(MemoryBytes, &WorkloadId)> = members
+            .filter_map(|member| {
+                let (_, working_set) = memory_now(&self.cgroups.workload(member))?;
+                Some((working_set, &member.id))
+            })
+            .collect();
+        all.sort_by(|a, b| b.cmp(a));
+        let largest = all.into_iter().take(HEAVIEST_MAX);
+        largest.map(|(bytes, id)| (id.clone(), bytes)).collect()
     }
 
     /// Nanoseconds that the threads in a cgroup and below it have waited for a CPU since the last sample. The kernel
@@ -517,18 +535,27 @@ fn usage_now(cgroup: &Cgroup) -> PoolUsage {
             .unwrap_or(0),
         ..PoolUsage::default()
     };
-    if let Some(dir) = cgroup.dir("memory") {
-        let (current, inactive) = if cgroup.is_v2() {
-            ("memory.current", "inactive_file")
-        } else {
-            ("memory.usage_in_bytes", "total_inactive_file")
-        };
-        let used = read_number(&dir.join(current)).unwrap_or(0);
-        let inactive = super::stats::of(&super::stats::table(&dir, "memory.stat"), inactive);
-        usage.memory_used = MemoryBytes(used);
-        usage.memory_working_set = MemoryBytes(used.saturating_sub(inactive));
+    if let Some((used, working_set)) = memory_now(cgroup) {
+        usage.memory_used = used;
+        usage.memory_working_set = working_set;
     }
     usage
+}
+
+/// Memory charged to a cgroup, and that without page cache that has not been used lately; `None`: it is not there.
+fn memory_now(cgroup: &Cgroup) -> Option<(MemoryBytes, MemoryBytes)> {
+    let dir = cgroup.dir("memory")?;
+    let (current, inactive) = if cgroup.is_v2() {
+        ("memory.current", "inactive_file")
+    } else {
+        ("memory.usage_in_bytes", "total_inactive_file")
+    };
+    let used = read_number(&dir.join(current))?;
+    let inactive = super::stats::of(&super::stats::table(&dir, "memory.stat"), inactive);
+    Some((
+        MemoryBytes(used),
+        MemoryBytes(used.saturating_sub(inactive)),
+    ))
 }
 
 impl Counters {

@@ -185,7 +185,7 @@ fn a_pool_at_its_limit_is_measured_as_wanting_more() {
     wait_for(
         "two hogs are seen to want much more than their fifth of a core",
         || {
-            let usage = real.pools.measure(&members)[&pool(1)];
+            let usage = real.pools.measure(&members)[&pool(1)].clone();
             usage.cpu_throttled > 500
                 && usage.cpu_used.0 < 300
                 && usage.cpu_demand.0 > 1000
@@ -206,7 +206,7 @@ fn memory_in_use_is_not_taken_by_force() {
         "x=$(head -c 67108864 /dev/zero | tr '\\0' x); sleep 1000",
     );
     wait_for("the memory is there", || {
-        let usage = real.pools.measure(&members)[&pool(1)];
+        let usage = real.pools.measure(&members)[&pool(1)].clone();
         usage.memory_working_set.0 > 64 << 20
     });
     let swap = fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1;

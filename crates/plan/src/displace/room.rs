@@ -225,19 +225,19 @@ impl Clearing<'_, '_> {
     }
 }
 
-/// Whether one more claim of a pool is covered by a reservation of its own or of a pool above it, for every resource it
-/// asks for.
+/// Whether some of what one more claim of a pool asks for is covered by a reservation of its own or of a pool above it:
+/// only then can anybody have to make room for it.
 #[must_use]
 pub fn is_reserved(ledger: &Ledger, claim: &Claim, before: Charge) -> bool {
     let Some(at) = node(ledger.tree(), &claim.pool) else {
         return false;
     };
     let more = claim.charge.minus(before);
-    Resource::ALL.into_iter().all(|resource| {
+    Resource::ALL.into_iter().any(|resource| {
         let key = QuotaKey::Resource(resource);
         let tree = ledger.tree();
-        more[key] == 0
-            || tree.upwards(at).any(|at| {
+        more[key] > 0
+            && tree.upwards(at).any(|at| {
                 tree.nodes[at].pool.is_some()
                     && ledger.book(at).sum[key].saturating_add(more[key])
                         <= tree.nodes[at].line(resource).reservation

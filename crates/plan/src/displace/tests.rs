@@ -154,7 +154,7 @@ fn the_owner_gets_its_reservation_from_the_borrower_who_started_last() {
     let second = world.runs(2, 0, (10, 2 * GIB), 0);
     let third = world.runs(2, 0, (10, 2 * GIB), 0);
     let room = world.room(1, &spec(10, 2 * GIB)).unwrap();
-    assert_eq!(room.victims, [third.clone()]);
+    assert_eq!(room.victims, std::slice::from_ref(&third));
     // With all it reserved, two have to go; the first one is inside its pool's own reservation.
     let room = world.room(1, &spec(10, 4 * GIB)).unwrap();
     let victims: BTreeSet<_> = room.victims.into_iter().collect();
@@ -241,7 +241,10 @@ fn a_host_over_its_line_is_relieved_by_who_is_beyond_its_part() {
         used: by_pool,
         entitled: BTreeMap::from([(pool_id(1), 4 * GIB), (pool_id(2), 3 * GIB)]),
     };
-    assert_eq!(relieve(&world.tree, &pressure, &lodgers), [goes.clone()]);
+    assert_eq!(
+        relieve(&world.tree, &pressure, &lodgers),
+        std::slice::from_ref(&goes)
+    );
     // With room for all nobody goes.
     pressure.room = 9 * GIB;
     assert!(relieve(&world.tree, &pressure, &lodgers).is_empty());

@@ -224,6 +224,19 @@ impl Ledger {
         self.claims.get(id).map(|it| it.charge).or_else(stray)
     }
 
+    /// Who is charged what for a workload.
+    #[must_use]
+    pub fn claim_of(&self, id: &WorkloadId) -> Option<Claim> {
+        if let Some(entry) = self.claims.get(id) {
+            let pool = self.tree.nodes[entry.at as usize].pool.clone()?;
+            return Some(Claim {
+                pool,
+                charge: entry.charge,
+            });
+        }
+        self.strays.get(id).cloned()
+    }
+
     /// Sets what a workload is charged; `None`: it is gone.
     pub fn set(&mut self, id: &WorkloadId, claim: Option<&Claim>) {
         self.strays.remove(id);

@@ -1,0 +1,470 @@
+//! Lost hosts, maintenance, and room that is taken back: by scripted hosts, with a clock that is wound forward.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control::pools::PoolCreate;
+use control::testing::{RawHost, TestHost};
+use control::workloads::StopOptions;
+use control::{Caller, Control};
+use model::division::Division;
+use model::{
+    DesiredState, HoldKind, HostPool, MemoryBytes, Name, Object, Phase, PoolId, PoolUsage,
+    Workload, WorkloadId, WorkloadSpec,
+};
+use serde_json::{Value, json};
+use store::Transaction;
+use wire::link::FromHost;
+
+const GIB: u64 = 1 << 30;
+
+fn admin() -> Caller {
+    Caller::local_admin()
+}
+
+async fn pool(control: &Control, name: &str, slice: Value) -> PoolId {
+    let create = PoolCreate {
+        name: Name::parse(name).unwrap(),
+        parent: None,
+        description: String::new(),
+        labels: Default::default(),
+        policy: Default::default(),
+        slice: serde_json::from_value(slice).unwrap(),
+    };
+    control
+        .pool_create(&admin(), create)
+        .await
+        .unwrap()
+        .id
+        .clone()
+}
+
+fn reserve(gib: u64) -> Value {
+    json!({"memory": {"reservation": {"absolute": gib * GIB}}})
+}
+
+/// A workload of so many GiB; `more` is merged into its specification.
+async fn made(control: &Control, pool: &PoolId, name: &str, gib: u64, more: Value) -> WorkloadId {
+    let image = control.test_image(pool, "web").await.unwrap();
+    let request = json!({"cpu_millis": 10, "memory_bytes": gib * GIB});
+    let task = json!({"image": "web", "image_id": image, "args": ["sleep"], "resources": {"request": request}});
+    let mut spec = json!({ "task": task });
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let spec: WorkloadSpec = serde_json::from_value(spec).unwrap();
+    let name = Some(Name::parse(name).unwrap());
+    let made = control.workload_create(&admin(), pool, name, spec).await;
+    made.unwrap().id.clone()
+}
+
+async fn started(
+    control: &Control,
+    pool: &PoolId,
+    name: &str,
+    gib: u64,
+    more: Value,
+) -> WorkloadId {
+    let id = made(control, pool, name, gib, more).await;
+    control.workload_start(&admin(), pool, &id).await.unwrap();
+    id
+}
+
+fn always() -> Value {
+    json!({"restart": {"policy": "always"}})
+}
+
+fn get(control: &Control, id: &WorkloadId) -> Workload {
+    control.snapshot().workload(id).unwrap().value().clone()
+}
+
+fn host_name(control: &Control, workload: &Workload) -> String {
+    let snapshot = control.snapshot();
+    let host = workload.host.as_ref().and_then(|id| snapshot.host(id));
+    host.map_or_else(String::new, |host| host.name.to_string())
+}
+
+/// Looks again and again, with the clock wound forward in between, until something is so.
+async fn until(control: &Control, what: &str, so: impl Fn(&Control) -> bool) {
+    for _ in 0..4000 {
+        if so(control) {
+            return;
+        }
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    let held: Vec<_> = control
+        .snapshot()
+        .workloads()
+        .map(|row| {
+            (
+                row.name.to_string(),
+                row.desired,
+                row.hold.clone(),
+                row.status.phase,
+                row.host.clone(),
+            )
+        })
+        .collect();
+    panic!("never happened: {what}; {held:#?}");
+}
+
+async fn hosts(control: &Control, count: usize) -> Vec<TestHost> {
+    let mut hosts = Vec::new();
+    for number in 1..=count {
+        hosts.push(control.test_host(&format!("h{number}")).await.unwrap());
+    }
+    hosts
+}
+
+fn runs(control: &Control, id: &WorkloadId) -> bool {
+    let row = get(control, id);
+    row.status.phase == Phase::Running && row.status.run == row.run && row.hold.is_none()
+}
+
+/// The host a workload is on goes silent.
+fn cut(control: &Control, hosts: &mut Vec<TestHost>, id: &WorkloadId) -> String {
+    let workload = get(control, id);
+    let name = host_name(control, &workload);
+    let host = workload.host.unwrap();
+    hosts.retain(|it| it.id != host);
+    name
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_host_ran_is_started_elsewhere_if_that_was_agreed() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 3).await;
+    // A server that has just started waits longer.
+    tokio::time::sleep(Duration::from_secs(60)).await; // tidy: sleep: the paused clock goes on by it
+    let red = pool(&control, "red", json!({})).await;
+    let moves = started(&control, &red, "moves", 1, always()).await;
+    let on = get(&control, &moves).host.unwrap();
+    let stays = started(&control, &red, "stays", 1, json!({})).await;
+    let own = json!({"on_host_loss": "keep", "restart": {"policy": "always"}});
+    let kept = started(&control, &red, "kept", 1, own).await;
+    let lost = cut(&control, &mut all, &moves);
+    let began = tokio::time::Instant::now();
+    until(&control, "it runs elsewhere", |control| {
+        let row = get(control, &moves);
+        row.host.as_ref() != Some(&on) && runs(control, &moves)
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_secs(10),
+        "{took:?}: not before the host is lost"
+    );
+    assert!(took <= Duration::from_secs(12), "{took:?}");
+    let row = get(&control, &moves);
+    assert!(row.left.contains_key(&on));
+    assert!(
+        row.placement
+            .unwrap()
+            .contains(&format!("its host {lost} was lost"))
+    );
+    for id in [&stays, &kept] {
+        let row = get(&control, id);
+        assert_eq!((row.run, row.left.len()), (1, 0), "nobody agreed to that");
+    }
+    // The host comes back: it removes what was moved, and says so.
+    all.push(control.test_host(&lost).await.unwrap());
+    until(&control, "nothing is left behind", |control| {
+        get(control, &moves).left.is_empty()
+    })
+    .await;
+    assert!(runs(&control, &moves));
+    let snapshot = control.snapshot();
+    assert!(snapshot.host(&on).unwrap().status.lost_at.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_comes_back_in_time_keeps_everything() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 2).await;
+    tokio::time::sleep(Duration::from_secs(60)).await; // tidy: sleep: the paused clock goes on by it
+    let red = pool(&control, "red", json!({})).await;
+    let id = started(&control, &red, "w", 1, always()).await;
+    let before = get(&control, &id);
+    let name = cut(&control, &mut all, &id);
+    for _ in 0..16 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    all.push(control.test_host(&name).await.unwrap());
+    for _ in 0..60 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    let after = get(&control, &id);
+    assert_eq!(
+        (after.host, after.run, after.left),
+        (before.host, before.run, before.left)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_just_started_moves_nothing() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 2).await;
+    let red = pool(&control, "red", json!({})).await;
+    let id = started(&control, &red, "w", 1, always()).await;
+    let before = get(&control, &id).host;
+    cut(&control, &mut all, &id);
+    for _ in 0..40 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    assert_eq!(
+        get(&control, &id).host,
+        before,
+        "20 s are for hosts to come back"
+    );
+    until(&control, "it moves in the end", |control| {
+        get(control, &id).host != before
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_many_hosts_vanish_they_are_replaced_one_after_the_other() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 4).await;
+    tokio::time::sleep(Duration::from_secs(60)).await; // tidy: sleep: the paused clock goes on by it
+    let red = pool(&control, "red", json!({})).await;
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        let spread = json!({"placement": {"spread": "w"}, "restart": {"policy": "always"}});
+        ids.push(started(&control, &red, &format!("w{number}"), 1, spread).await);
+    }
+    let survivor = get(&control, &ids[3]).host.unwrap();
+    all.retain(|host| host.id == survivor);
+    let began = tokio::time::Instant::now();
+    let moved = |control: &Control| {
+        ids.iter()
+            .filter(|id| get(control, id).host.as_ref() == Some(&survivor))
+            .count()
+    };
+    let mut times = Vec::new();
+    for count in 2..=4 {
+        until(&control, "one more moves", |control| {
+            moved(control) == count
+        })
+        .await;
+        times.push(began.elapsed().as_secs());
+    }
+    assert!((10..=12).contains(&times[0]), "{times:?}");
+    assert!(
+        (38..=45).contains(&times[1]) && (68..=76).contains(&times[2]),
+        "{times:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_in_maintenance_is_emptied_of_what_can_move() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 2).await;
+    let red = pool(&control, "red", json!({})).await;
+    let moves = started(&control, &red, "moves", 1, always()).await;
+    let from = get(&control, &moves).host.unwrap();
+    let beside = started(&control, &red, "stays", 1, json!({})).await;
+    let host = control.snapshot().host(&from).unwrap().value().clone();
+    let drained = |stop_rest| {
+        let mut host = host.clone();
+        host.cordoned = true;
+        host.drain = Some(model::Drain {
+            since: control::now(),
+            stop_rest,
+        });
+        // Whatever is there of it: only the operator's word counts here.
+        host.status = control.snapshot().host(&from).unwrap().status.clone();
+        Transaction::new().put(Object::Host(host))
+    };
+    let other = get(&control, &beside);
+    control.store().commit(drained(false)).await.unwrap();
+    until(&control, "it moved", |control| {
+        get(control, &moves).host.as_ref() != Some(&from) && runs(control, &moves)
+    })
+    .await;
+    let row = get(&control, &moves);
+    assert!(
+        row.placement
+            .as_ref()
+            .unwrap()
+            .contains("is in maintenance"),
+        "{row:?}"
+    );
+    until(&control, "nothing of it is left there", |control| {
+        get(control, &moves).left.is_empty()
+    })
+    .await;
+    if other.host.as_ref() == Some(&from) {
+        assert!(runs(&control, &beside), "what cannot move keeps running");
+        control.store().commit(drained(true)).await.unwrap();
+        until(&control, "it is stopped", |control| {
+            get(control, &beside).status.phase == Phase::Exited
+        })
+        .await;
+        assert!(matches!(
+            get(&control, &beside).hold.unwrap().kind,
+            HoldKind::Parked
+        ));
+        let mut back = host.clone();
+        back.status = control.snapshot().host(&from).unwrap().status.clone();
+        control
+            .store()
+            .commit(Transaction::new().put(Object::Host(back)))
+            .await
+            .unwrap();
+        until(&control, "it starts again where its files are", |control| {
+            runs(control, &beside) && get(control, &beside).host.as_ref() == Some(&from)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_takes_back_its_reservation_and_the_borrower_waits_its_turn() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let owner = pool(&control, "owner", reserve(4)).await;
+    let borrower = pool(&control, "borrower", reserve(1)).await;
+    let first = started(&control, &borrower, "first", 3, json!({})).await;
+    let second = started(&control, &borrower, "second", 3, json!({})).await;
+    let mine = made(&control, &owner, "mine", 3, json!({})).await;
+    let starting = {
+        let (control, owner, mine) = (control.clone(), owner.clone(), mine.clone());
+        tokio::spawn(async move { control.workload_start(&admin(), &owner, &mine).await })
+    };
+    until(&control, "the owner runs", |control| runs(control, &mine)).await;
+    starting.await.unwrap().unwrap();
+    let victim = get(&control, &second);
+    let hold = victim.hold.clone().unwrap();
+    assert_eq!(
+        hold.kind,
+        HoldKind::Parked,
+        "the one that started last goes"
+    );
+    assert!(
+        hold.reason
+            .contains("pool owner takes back what it has reserved, for mine"),
+        "{hold:?}"
+    );
+    assert_eq!(
+        (victim.desired, victim.status.phase),
+        (DesiredState::Running, Phase::Exited)
+    );
+    assert!(runs(&control, &first));
+    let told = get(&control, &mine).placement.unwrap();
+    assert!(told.contains("second of pool borrower make room"), "{told}");
+    // Still no room, whatever time passes.
+    for _ in 0..60 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    assert!(get(&control, &second).hold.is_some());
+    // The owner stops: the borrower comes back by itself.
+    control
+        .workload_stop(&admin(), &owner, &mine, StopOptions::default())
+        .await
+        .unwrap();
+    until(&control, "it runs again", |control| runs(control, &second)).await;
+    assert_eq!(get(&control, &second).run, 2);
+    assert_eq!(control.audit_ledger(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_beyond_its_reservation_makes_nobody_go() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let owner = pool(&control, "owner", reserve(2)).await;
+    let borrower = pool(&control, "borrower", reserve(1)).await;
+    let there = started(&control, &borrower, "there", 6, json!({})).await;
+    let mine = made(&control, &owner, "mine", 3, json!({})).await;
+    let refused = control
+        .workload_start(&admin(), &owner, &mine)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, control::ErrorKind::Exhausted);
+    assert!(runs(&control, &there));
+}
+
+/// Says what a pool's only workload works with on the host, in GiB.
+async fn measures(host: &RawHost, control: &Control, all: &[(&PoolId, &WorkloadId, u64)]) {
+    let usage: BTreeMap<PoolId, PoolUsage> = all
+        .iter()
+        .map(|(pool, id, gib)| {
+            let bytes = MemoryBytes(gib * GIB);
+            let usage = PoolUsage {
+                memory_used: bytes,
+                memory_working_set: bytes,
+                heaviest: BTreeMap::from([((*id).clone(), bytes)]),
+                ..PoolUsage::default()
+            };
+            ((*pool).clone(), usage)
+        })
+        .collect();
+    host.say(FromHost::Pools { applied: 0, usage }).await;
+    control.keep_placed_once().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_over_its_line_parks_who_is_beyond_its_part() {
+    let control = Control::for_tests().await.unwrap();
+    let host = control.raw_host("h1").await.unwrap();
+    let owner = pool(&control, "owner", reserve(4)).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    let mut ids = Vec::new();
+    for (pool, name) in [(&owner, "mine"), (&borrower, "hog")] {
+        let id = made(&control, pool, name, 1, json!({})).await;
+        let mut row = get(&control, &id);
+        row.desired = DesiredState::Running;
+        row.run = 1;
+        row.host = Some(host.session.host.clone());
+        row.status.phase = Phase::Running;
+        row.status.run = 1;
+        control
+            .store()
+            .commit(Transaction::new().put(Object::Workload(row)))
+            .await
+            .unwrap();
+        ids.push(id);
+    }
+    let (mine, hog) = (&ids[0], &ids[1]);
+    let part = |gib: u64| HostPool {
+        memory_high: Some(MemoryBytes(gib * GIB)),
+        ..HostPool::default()
+    };
+    let division = Division {
+        host: host.session.host.clone(),
+        pools: BTreeMap::from([(owner.clone(), part(4)), (borrower.clone(), part(3))]),
+        unconfirmed: BTreeMap::new(),
+    };
+    control
+        .store()
+        .commit(Transaction::new().put(Object::Division(division)))
+        .await
+        .unwrap();
+    let pause = Duration::from_millis(2100);
+    measures(&host, &control, &[(&owner, mine, 1), (&borrower, hog, 6)]).await;
+    tokio::time::sleep(pause).await; // tidy: sleep: the paused clock goes on by it
+    measures(&host, &control, &[(&owner, mine, 1), (&borrower, hog, 6)]).await;
+    assert!(
+        get(&control, hog).hold.is_none(),
+        "the host is not over its line"
+    );
+    measures(&host, &control, &[(&owner, mine, 3), (&borrower, hog, 6)]).await;
+    assert!(get(&control, hog).hold.is_none(), "squeezed first");
+    tokio::time::sleep(pause).await; // tidy: sleep: the paused clock goes on by it
+    measures(&host, &control, &[(&owner, mine, 3), (&borrower, hog, 6)]).await;
+    let hold = get(&control, hog).hold.unwrap();
+    assert_eq!((hold.kind, hold.grace_seconds), (HoldKind::Parked, 5));
+    assert!(
+        hold.reason.contains("memory of host h1 is needed by owner"),
+        "{}",
+        hold.reason
+    );
+    assert!(get(&control, mine).hold.is_none());
+}

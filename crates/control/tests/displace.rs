@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control::pools::PoolCreate;
 use control::testing::{RawHost, TestHost};
-use control::workloads::StopOptions;
+use control::workloads::{StartOptions, StopOptions};
 use control::{Caller, Control};
 use model::division::Division;
 use model::{
@@ -68,7 +68,10 @@ async fn started(
     more: Value,
 ) -> WorkloadId {
     let id = made(control, pool, name, gib, more).await;
-    control.workload_start(&admin(), pool, &id).await.unwrap();
+    control
+        .workload_start(&admin(), pool, &id, StartOptions::default())
+        .await
+        .unwrap();
     id
 }
 
@@ -336,7 +339,12 @@ async fn an_owner_takes_back_its_reservation_and_the_borrower_waits_its_turn() {
     let mine = made(&control, &owner, "mine", 3, json!({})).await;
     let starting = {
         let (control, owner, mine) = (control.clone(), owner.clone(), mine.clone());
-        tokio::spawn(async move { control.workload_start(&admin(), &owner, &mine).await })
+        tokio::spawn(async move {
+            let options = StartOptions::default();
+            control
+                .workload_start(&admin(), &owner, &mine, options)
+                .await
+        })
     };
     until(&control, "the owner runs", |control| runs(control, &mine)).await;
     starting.await.unwrap().unwrap();
@@ -384,11 +392,68 @@ async fn who_is_beyond_its_reservation_makes_nobody_go() {
     let there = started(&control, &borrower, "there", 6, json!({})).await;
     let mine = made(&control, &owner, "mine", 3, json!({})).await;
     let refused = control
-        .workload_start(&admin(), &owner, &mine)
+        .workload_start(&admin(), &owner, &mine, StartOptions::default())
         .await
         .unwrap_err();
     assert_eq!(refused.kind, control::ErrorKind::Exhausted);
     assert!(runs(&control, &there));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_a_pool_is_served_by_priority_and_then_by_age() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let limit = json!({"memory": {"limit": {"absolute": 3 * GIB}}});
+    let red = pool(&control, "red", limit).await;
+    let there = started(&control, &red, "there", 2, json!({})).await;
+    let mut ids = Vec::new();
+    for (name, priority) in [("late", 0), ("later", 0), ("important", 5)] {
+        let id = made(&control, &red, name, 2, json!({ "priority": priority })).await;
+        let queue = StartOptions { queue: true };
+        control
+            .workload_start(&admin(), &red, &id, queue)
+            .await
+            .unwrap();
+        let hold = get(&control, &id).hold.unwrap();
+        assert_eq!(hold.kind, HoldKind::Queued);
+        assert!(
+            hold.reason.contains("pool red has not enough memory left"),
+            "{}",
+            hold.reason
+        );
+        ids.push(id);
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    let mut running = there;
+    for next in [&ids[2], &ids[0], &ids[1]] {
+        control
+            .workload_stop(&admin(), &red, &running, StopOptions::default())
+            .await
+            .unwrap();
+        until(&control, "the next one runs", |control| runs(control, next)).await;
+        let others = ids
+            .iter()
+            .filter(|id| *id != next && runs(&control, id))
+            .count();
+        assert_eq!(others, 0, "the limit is for one at a time");
+        running = next.clone();
+    }
+    // Who stops something that waits takes it out of the queue.
+    let id = made(&control, &red, "given-up", 2, json!({})).await;
+    let queue = StartOptions { queue: true };
+    control
+        .workload_start(&admin(), &red, &id, queue)
+        .await
+        .unwrap();
+    control
+        .workload_stop(&admin(), &red, &id, StopOptions::default())
+        .await
+        .unwrap();
+    let row = get(&control, &id);
+    assert!(
+        row.hold.is_none() && matches!(row.desired, DesiredState::Stopped { .. }),
+        "{row:?}"
+    );
 }
 
 /// Says what a pool's only workload works with on the host, in GiB.

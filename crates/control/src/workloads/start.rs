@@ -36,7 +36,6 @@ impl Control {
         id: &WorkloadId,
         options: StartOptions,
     ) -> Result<Changed> {
-        let StartOptions { queue: _ } = options;
         let snapshot = self.snapshot();
         let grant = self.grant(
             &snapshot,
@@ -45,6 +44,13 @@ impl Control {
             Scope::Pool(pool),
         )?;
         let committed = self.commit_start(&grant, pool, id, false).await;
+        if let Err(error) = &committed
+            && error.kind == ErrorKind::Exhausted
+            && options.queue
+        {
+            self.enqueue(&grant, pool, id, &error.message).await?;
+            return Ok(Changed::Yes);
+        }
         if let Err(error) = &committed {
             self.remove_unstarted(caller, pool, id, error).await;
         }
@@ -56,6 +62,31 @@ impl Control {
                 Ok(Changed::Yes)
             }
         }
+    }
+
+    /// There is no room: it waits in its pool's queue, with the refusal as its reason.
+    async fn enqueue(
+        &self,
+        grant: &Grant,
+        pool: &PoolId,
+        id: &WorkloadId,
+        why: &str,
+    ) -> Result<()> {
+        self.change(grant, |snapshot| {
+            let row = live(snapshot, pool, id)?;
+            let mut changed = row.value().clone();
+            changed.desired = DesiredState::Running;
+            changed.hold = Some(Hold {
+                kind: HoldKind::Queued,
+                reason: why.to_owned(),
+                since: now(),
+                not_before: now(),
+                grace_seconds: 0,
+            });
+            let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+            Ok((Some(tx), ()))
+        })
+        .await
     }
 
     /// What is to be removed when it ends, and could not even be placed, is removed now: whoever waits for its removal

@@ -130,6 +130,7 @@ fn experiment(hosts: &[Host], pods: &[WorkloadSpec], seed: u64) -> Result<Outcom
             host: Some(host),
             placement: None,
             gpus: placement.gpus,
+            endpoints: Vec::new(),
             hold: None,
             left: Default::default(),
             displaced: Default::default(),

@@ -134,6 +134,7 @@ fn fill_keep(
             host: None,
             placement: None,
             gpus: Vec::new(),
+            endpoints: Vec::new(),
             hold: None,
             left: Default::default(),
             displaced: Default::default(),

@@ -134,6 +134,7 @@ fn object(number: u64, run: u64) -> Result<Object> {
         host: None,
         placement: None,
         gpus: Vec::new(),
+        endpoints: Vec::new(),
         hold: None,
         left: Default::default(),
         displaced: Default::default(),

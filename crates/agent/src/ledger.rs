@@ -222,7 +222,7 @@ impl Ledger {
         if self.broken || self.desired.is_overgrown() {
             let records: &[DesiredUpdate] = match self.state.desired.generation {
                 0 => &[],
-                _ => &[whole(&self.state.desired)],
+                _ => &[DesiredUpdate::whole(&self.state.desired)],
             };
             self.desired.rewrite(records)?;
         }
@@ -264,17 +264,5 @@ fn lock(folder: &Path) -> Result<File, LedgerError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LedgerError::InUse(folder.to_owned())),
         Err(TryLockError::Error(source)) => Err(io("lock")(source)),
-    }
-}
-
-/// A document as an update that stands for itself.
-fn whole(document: &HostDesired) -> DesiredUpdate {
-    DesiredUpdate {
-        base: None,
-        generation: document.generation,
-        upsert: document.workloads.clone(),
-        remove: Default::default(),
-        drop_images: document.drop_images.clone(),
-        pools: Some(document.pools.clone()),
     }
 }

@@ -103,6 +103,12 @@ pub enum Action {
     ImageImport,
     /// Delete images.
     ImageDelete,
+    /// See networks.
+    NetworkRead,
+    /// Make networks.
+    NetworkCreate,
+    /// Delete networks.
+    NetworkDelete,
     /// See hosts.
     HostRead,
     /// Add, cordon and remove hosts.
@@ -117,7 +123,7 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 21] = [
+    pub const ALL: [Action; 24] = [
         Action::SystemRead,
         Action::PoolRead,
         Action::PoolCreate,
@@ -134,6 +140,9 @@ impl Action {
         Action::ImageRead,
         Action::ImageImport,
         Action::ImageDelete,
+        Action::NetworkRead,
+        Action::NetworkCreate,
+        Action::NetworkDelete,
         Action::HostRead,
         Action::HostManage,
         Action::PrincipalRead,
@@ -159,6 +168,9 @@ impl Action {
             Action::ImageRead => "see images",
             Action::ImageImport => "add images",
             Action::ImageDelete => "delete images",
+            Action::NetworkRead => "see networks",
+            Action::NetworkCreate => "make networks",
+            Action::NetworkDelete => "delete networks",
             Action::HostRead => "see hosts",
             Action::HostManage => "manage hosts",
             Action::PrincipalRead => "see principals",
@@ -278,7 +290,10 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::WorkloadDelete
             | A::ImageRead
             | A::ImageImport
-            | A::ImageDelete => true,
+            | A::ImageDelete
+            | A::NetworkRead
+            | A::NetworkCreate
+            | A::NetworkDelete => true,
             A::PoolPolicy
             | A::HostRead
             | A::HostManage
@@ -296,7 +311,10 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::WorkloadDelete
             | A::ImageRead
             | A::ImageImport
-            | A::ImageDelete => true,
+            | A::ImageDelete
+            | A::NetworkRead
+            | A::NetworkCreate
+            | A::NetworkDelete => true,
             A::PoolCreate
             | A::PoolUpdate
             | A::PoolPolicy
@@ -310,7 +328,7 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::InstallationManage => false,
         },
         Role::Viewer => match action {
-            A::SystemRead | A::PoolRead | A::WorkloadRead | A::ImageRead => true,
+            A::SystemRead | A::PoolRead | A::WorkloadRead | A::ImageRead | A::NetworkRead => true,
             A::PoolCreate
             | A::PoolUpdate
             | A::PoolPolicy
@@ -323,6 +341,8 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::WorkloadDelete
             | A::ImageImport
             | A::ImageDelete
+            | A::NetworkCreate
+            | A::NetworkDelete
             | A::HostRead
             | A::HostManage
             | A::PrincipalRead

@@ -45,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) attaching: crate::streams::Attaching,
     pub(crate) counters: Counters,
     pub(crate) placing: Placing,
+    pub(crate) addressing: crate::addressing::Addressing,
     pub(crate) admissions: crate::admission::Admissions,
     pub(crate) losses: crate::loss::Losses,
     pub(crate) displacing: crate::displace::Displacing,
@@ -87,6 +88,7 @@ impl Control {
                 attaching: crate::streams::Attaching::default(),
                 counters: Counters::default(),
                 placing: Placing::default(),
+                addressing: Default::default(),
                 admissions: crate::admission::Admissions::new()?,
                 losses: crate::loss::Losses::default(),
                 displacing: crate::displace::Displacing::default(),
@@ -94,6 +96,7 @@ impl Control {
             }),
         };
         control.mark_all_hosts_disconnected().await?;
+        control.ensure_default_networks().await?;
         crate::documents::follow_store(&control);
         control.start_audit();
         Ok(control)

@@ -109,7 +109,8 @@ fn matters(kind: model::Kind) -> bool {
         | model::Kind::JoinToken
         | model::Kind::Setting
         | model::Kind::DroppedImage
-        | model::Kind::Division => false,
+        | model::Kind::Division
+        | model::Kind::Network => false,
     }
 }
 
@@ -289,6 +290,7 @@ impl Control {
         let grant = self.displacing_grant()?;
         let seed = seed()?;
         let claiming = self.inner.placing.begin(id);
+        let _assigning = self.inner.addressing.begin(id);
         let resumed = self
             .change_admitted(&grant, |snapshot| {
                 let Some(row) = snapshot.workload(id).filter(|row| may_resume(row)) else {
@@ -320,8 +322,10 @@ impl Control {
                 };
                 let waited = waited.unwrap_or_default();
                 changed.placement = Some(format!("{placed} (it had waited: {waited})"));
+                self.find_addresses(snapshot, &mut changed)?;
                 let claim = Claim::of(&changed);
-                let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
+                let tx = crate::networks::expecting_networks(&changed)
+                    .update(row.revision(), Object::Workload(changed));
                 Ok((Some(Step::new(tx, id.clone(), claim)), true))
             })
             .await?;

@@ -80,7 +80,8 @@ fn matters(kind: model::Kind) -> bool {
         | model::Kind::JoinToken
         | model::Kind::Setting
         | model::Kind::DroppedImage
-        | model::Kind::Division => false,
+        | model::Kind::Division
+        | model::Kind::Network => false,
     }
 }
 

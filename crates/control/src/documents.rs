@@ -4,6 +4,7 @@
 //! snapshot, so that two servers on one store send the same document under the same number.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{
@@ -49,6 +50,7 @@ fn lowered(snapshot: &Snapshot, host: &HostId, workload: &Workload) -> Option<Ar
     let to = plan::lower::Belonging {
         pool: &pool,
         above,
+        endpoints: crate::segments::endpoints(snapshot, workload),
         lost_after_ms: at_most_one.then_some(lost_after_ms),
     };
     let record = snapshot.image(&workload.pool, &workload.spec.task.image_id);
@@ -113,6 +115,7 @@ pub(crate) fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
         workloads,
         drop_images: Drops::of(snapshot).on(host),
         pools: parts(snapshot, &host.id),
+        networks: crate::segments::networks(snapshot, &host.id),
     }
 }
 
@@ -158,14 +161,7 @@ impl Control {
             return;
         };
         let document = whole(&snapshot, &record);
-        let update = DesiredUpdate {
-            base: None,
-            generation: document.generation,
-            upsert: document.workloads.clone(),
-            remove: BTreeSet::new(),
-            drop_images: document.drop_images.clone(),
-            pools: Some(document.pools.clone()),
-        };
+        let update = DesiredUpdate::whole(&document);
         if self.inner.hub.send(host, ToHost::Desired(update)) {
             told.insert(host.clone(), document);
         }
@@ -203,6 +199,7 @@ impl Control {
             }
         }
         part_updates(&mut pending, &told, snapshot, event);
+        crate::segments::updates(&mut pending, &told, snapshot, event, memory);
         if memory.loss_answers_change(event) {
             fence_updates(&mut pending, &told, snapshot);
         }
@@ -229,6 +226,9 @@ impl Control {
             if let Some(pools) = &update.pools {
                 document.pools.clone_from(pools);
             }
+            for (id, change) in &update.networks {
+                change.apply(id, &mut document.networks);
+            }
             if !self.inner.hub.send(&host, ToHost::Desired(update)) {
                 told.remove(&host);
             }
@@ -254,7 +254,7 @@ fn fence_updates(
     }
 }
 
-fn entry<'a>(
+pub(crate) fn entry<'a>(
     pending: &'a mut HashMap<HostId, DesiredUpdate>,
     told: &HostDesired,
     host: &HostId,
@@ -337,7 +337,8 @@ fn touches_images(event: &Event) -> bool {
             | model::Kind::JoinToken
             | model::Kind::Setting
             | model::Kind::Installation
-            | model::Kind::Division => false,
+            | model::Kind::Division
+            | model::Kind::Network => false,
         })
 }
 
@@ -366,6 +367,8 @@ pub(crate) struct Memory {
     pools: HashMap<PoolId, (Option<PoolId>, Option<HostLoss>)>,
     /// After how long a host is lost, in seconds.
     host_loss_seconds: u32,
+    /// Where hosts are reached by others.
+    underlays: HashMap<HostId, Ipv4Addr>,
 }
 
 impl Memory {
@@ -380,6 +383,10 @@ impl Memory {
                 .map(|pool| (pool.id.clone(), loss_of(&pool)))
                 .collect(),
             host_loss_seconds: installation(snapshot).host_loss_seconds,
+            underlays: snapshot
+                .hosts()
+                .filter_map(|host| Some((host.id.clone(), host.status.facts.underlay?)))
+                .collect(),
         }
     }
 
@@ -403,6 +410,11 @@ impl Memory {
         Workload::of(&self.workloads.get(id)?.object)
     }
 
+    /// Where a host was reached by others before the event.
+    pub(crate) fn underlay(&self, host: &HostId) -> Option<Ipv4Addr> {
+        self.underlays.get(host).copied()
+    }
+
     fn apply(&mut self, event: &Event) {
         for change in event.changes.iter() {
             match change {
@@ -416,6 +428,14 @@ impl Memory {
                             self.pools.insert(pool.id.clone(), loss_of(pool));
                         }
                         Object::Installation(it) => self.host_loss_seconds = it.host_loss_seconds,
+                        Object::Host(host) => match host.status.facts.underlay {
+                            Some(at) => {
+                                self.underlays.insert(host.id.clone(), at);
+                            }
+                            None => {
+                                self.underlays.remove(&host.id);
+                            }
+                        },
                         _ => {}
                     }
                 }

@@ -11,6 +11,7 @@
 //! a write needs the [`caller::Grant`] that proves it; every lookup of a tenant's object is scoped to the pool before
 //! matching; whoever wants the result of a change waits for it to be observed.
 
+mod addressing;
 mod admission;
 pub mod caller;
 mod core;
@@ -28,6 +29,7 @@ mod loss;
 pub mod measures;
 mod metrics;
 mod names;
+pub mod networks;
 mod observe;
 pub mod pki;
 mod placing;
@@ -35,6 +37,7 @@ pub mod pools;
 pub mod principals;
 mod reclaim;
 mod resume;
+mod segments;
 pub mod streams;
 pub mod testing;
 mod wait;

@@ -164,7 +164,7 @@ impl Control {
         };
         self.reshape(&grant, |snapshot| {
             self.check_shape(snapshot, caller, &pool)?;
-            let mut tx = Transaction::new();
+            let mut tx = crate::networks::with_default_network(snapshot, &pool)?;
             if let Some(parent) = &pool.parent {
                 tx = tx.expect(model::Key::Pool(parent.clone()), store::Expect::Exists);
             }
@@ -420,6 +420,10 @@ impl Control {
                     }
                     let last = snapshot.images_of(&pool.id).count() <= IMAGES_AT_ONCE_MAX;
                     if last {
+                        for network in snapshot.networks_of(&pool.id) {
+                            let key = model::Key::Network(network.id.clone());
+                            tx = tx.delete_unchanged(network.revision(), key);
+                        }
                         tx = tx.delete_unchanged(row.revision(), model::Key::Pool(pool.id.clone()));
                     }
                     Ok((Some(tx), last))
@@ -637,6 +641,15 @@ fn refuse_unless_empty(snapshot: &Snapshot, pool: &Pool) -> Result<()> {
             "pool {} still has {} workloads (for example {}): remove them first",
             pool.name,
             held.count() + 1,
+            first.name
+        )));
+    }
+    let mut networks = snapshot.networks_of(&pool.id).filter(|it| !it.is_default());
+    if let Some(first) = networks.next() {
+        return Err(Error::conflict(format!(
+            "pool {} still has {} networks of its own (for example {}): remove them first",
+            pool.name,
+            networks.count() + 1,
             first.name
         )));
     }

@@ -238,6 +238,7 @@ fn facts() -> HostFacts {
         cgroup: "v2".into(),
         boot_id: "boot".into(),
         address: "127.0.0.1".into(),
+        underlay: None,
         runtimes: Vec::new(),
         gpus: Vec::new(),
     }
@@ -454,6 +455,7 @@ fn start(status: &mut TaskStatus, run: u64) {
             gateway: "172.30.0.1".into(),
             mac: "02:42:ac:1e:00:02".into(),
             ports: Vec::new(),
+            ..Default::default()
         },
         ..TaskStatus::default()
     };

@@ -1,13 +1,15 @@
 //! Hosts: machines that run an agent, what they must run, and what they say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, CpuMillis, DesiredState, Gpu, HostId, HostPool, Image, ImageId, MemoryBytes, Name,
-    PoolId, TaskStatus, Timestamp, TokenId, WorkloadId, WorkloadSpec, resources::host_reserve,
+    Capacity, CpuMillis, DesiredState, Gpu, HostId, HostPool, Image, ImageId, Mac, MemoryBytes,
+    Name, NetworkId, PoolId, Subnet, TaskStatus, Timestamp, TokenId, Vni, WorkloadId, WorkloadSpec,
+    resources::host_reserve,
 };
 
 /// A machine that runs an agent.
@@ -131,6 +133,9 @@ pub struct HostFacts {
     pub boot_id: String,
     /// Address others reach it at.
     pub address: String,
+    /// Address other hosts reach it at with packets of networks; `None`: it takes part in none beyond itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<Ipv4Addr>,
     /// OCI runtimes that can be named.
     pub runtimes: Vec<String>,
     /// Its GPUs, by number.
@@ -169,6 +174,59 @@ pub struct HostDesired {
     pub drop_images: BTreeMap<ImageId, u64>,
     /// What of each pool this host may give.
     pub pools: BTreeMap<PoolId, HostPool>,
+    /// The networks its workloads are on.
+    pub networks: BTreeMap<NetworkId, HostNetwork>,
+}
+
+/// A network as a host needs it that has a workload on it: enough to reach the others without asking a server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostNetwork {
+    /// Its name in its pool, by which names of workloads on it can be completed.
+    pub name: Name,
+    /// Its number between hosts.
+    pub vni: Vni,
+    /// Its addresses.
+    pub subnet: Subnet,
+    /// Who is on it now, also on this host.
+    #[serde(default)]
+    pub peers: BTreeMap<WorkloadId, Arc<HostPeer>>,
+}
+
+/// A workload on a network, as others there see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPeer {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Where its host is reached by others; `None`: it is on this host, or its host has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Ipv4Addr>,
+    /// Its name in its pool.
+    pub name: Name,
+    /// Further names, in lower case; others may have the same ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+/// A workload's attachment to a network, with all that its host needs to make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEndpoint {
+    /// Which network.
+    pub network: NetworkId,
+    /// The network's name in its pool.
+    pub name: Name,
+    /// The network's number between hosts.
+    pub vni: Vni,
+    /// The network's addresses.
+    pub subnet: Subnet,
+    /// Whether there is no way out by it.
+    #[serde(default)]
+    pub internal: bool,
+    /// The workload's address.
+    pub address: Ipv4Addr,
+    /// The workload's hardware address.
+    pub mac: Mac,
 }
 
 /// Reads orders to delete images; an earlier form had no revisions, which reads as 0: older than everything.
@@ -206,6 +264,10 @@ pub struct HostWorkload {
     pub name: Name,
     /// What it is made of.
     pub spec: WorkloadSpec,
+    /// Its attachments to networks; empty with [`crate::workload::NetworkMode::Bridge`]: as before there were networks,
+    /// an address on its host's bridge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<HostEndpoint>,
     /// Which content its root is made of, and where it can be had.
     pub image: Image,
     /// What is wanted of it.

@@ -184,6 +184,10 @@ id_kind!(
     WorkloadId, WorkloadKind, "workload id", 64
 );
 id_kind!(
+    /// Identifies a network; 64 digits, as Docker clients expect.
+    NetworkId, NetworkKind, "network id", 64
+);
+id_kind!(
     /// Identifies a person or program that may act.
     PrincipalId, PrincipalKind, "principal id", 16
 );

@@ -17,6 +17,7 @@ pub mod division;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod network;
 pub mod object;
 pub mod placement;
 pub mod pool;
@@ -25,6 +26,7 @@ pub mod resources;
 pub mod rule;
 pub mod slice;
 pub mod stored;
+pub mod subnet;
 pub mod user;
 pub mod workload;
 
@@ -32,11 +34,16 @@ pub use amount::{Amount, InvalidAmount, Percent, Ratio, Resource};
 pub use claim::{Charge, Claim, QuotaKey};
 pub use cpuset::CpuSet;
 pub use division::{Division, HostPool, PoolUsage};
-pub use host::{Drain, Host, HostDesired, HostFacts, HostStatus, HostWorkload, JoinToken};
+pub use host::{
+    Drain, Host, HostDesired, HostEndpoint, HostFacts, HostNetwork, HostPeer, HostStatus,
+    HostWorkload, JoinToken,
+};
 pub use id::{
-    Digest, HostId, Id, ImageId, InvalidId, Name, PoolId, PrincipalId, TokenId, WorkloadId,
+    Digest, HostId, Id, ImageId, InvalidId, Name, NetworkId, PoolId, PrincipalId, TokenId,
+    WorkloadId,
 };
 pub use image::{Image, ImageConfig, ImageContent, ImageReference, Layer, Platform};
+pub use network::{DEFAULT_NETWORK, Endpoint, EndpointSpec, Mac, Network, Vni};
 pub use object::{Key, Kind, Object};
 pub use placement::{Gpu, GpuRequest, GpuShare, HostRule, PlacementSpec};
 pub use pool::{Pool, PoolPolicy};
@@ -45,6 +52,7 @@ pub use resources::{Capacity, CpuMillis, MemoryBytes};
 pub use slice::{
     Counted, HostLoss, Installation, PlacementPolicy, Portion, Shares, Slice, WorkloadDefaults,
 };
+pub use subnet::{InvalidSubnet, Subnet};
 pub use workload::{
     DesiredState, Displaced, Hold, HoldKind, Phase, RestartPolicy, TaskSpec, TaskStatus, Workload,
     WorkloadSpec,

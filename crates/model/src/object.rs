@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessToken, Division, Host, HostId, Image, ImageId, Installation, InvalidId, JoinToken, Pool,
-    PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    AccessToken, Division, Host, HostId, Image, ImageId, Installation, InvalidId, JoinToken,
+    Network, NetworkId, Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
 };
 
 /// Anything that is stored.
@@ -39,6 +39,8 @@ pub enum Object {
     Installation(Installation),
     /// The pools' parts of a host.
     Division(Division),
+    /// A network.
+    Network(Network),
 }
 
 /// An image that no pool knows any more.
@@ -87,11 +89,13 @@ pub enum Kind {
     Installation,
     /// The pools' parts of a host.
     Division,
+    /// A network.
+    Network,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Pool,
         Kind::Host,
         Kind::Workload,
@@ -103,6 +107,7 @@ impl Kind {
         Kind::DroppedImage,
         Kind::Installation,
         Kind::Division,
+        Kind::Network,
     ];
 
     /// First part of the key.
@@ -120,6 +125,7 @@ impl Kind {
             Kind::DroppedImage => "dropped-image",
             Kind::Installation => "installation",
             Kind::Division => "division",
+            Kind::Network => "network",
         }
     }
 }
@@ -152,6 +158,8 @@ pub enum Key {
     Installation,
     /// The pools' parts of a host.
     Division(HostId),
+    /// A network.
+    Network(NetworkId),
 }
 
 impl Key {
@@ -170,6 +178,7 @@ impl Key {
             Key::DroppedImage(_) => Kind::DroppedImage,
             Key::Installation => Kind::Installation,
             Key::Division(_) => Kind::Division,
+            Key::Network(_) => Kind::Network,
         }
     }
 
@@ -203,6 +212,7 @@ impl Key {
             "dropped-image" => Key::DroppedImage(ImageId::parse(id)?),
             "installation" if id == THE_ONE => Key::Installation,
             "division" => Key::Division(HostId::parse(id)?),
+            "network" => Key::Network(NetworkId::parse(id)?),
             _ => return Err(bad()),
         })
     }
@@ -222,6 +232,7 @@ impl fmt::Display for Key {
             Key::DroppedImage(id) => write!(f, "{id}"),
             Key::Installation => f.write_str(THE_ONE),
             Key::Division(id) => write!(f, "{id}"),
+            Key::Network(id) => write!(f, "{id}"),
         }
     }
 }
@@ -242,6 +253,7 @@ impl Object {
             Object::DroppedImage(it) => Key::DroppedImage(it.id.clone()),
             Object::Installation(_) => Key::Installation,
             Object::Division(it) => Key::Division(it.host.clone()),
+            Object::Network(it) => Key::Network(it.id.clone()),
         }
     }
 }
@@ -265,6 +277,7 @@ mod tests {
             Key::Setting(crate::Name::parse("ca").unwrap()),
             Key::Installation,
             Key::Division(HostId::from_bytes(&[6; 32])),
+            Key::Network(NetworkId::from_bytes(&[7; 32])),
         ] {
             assert_eq!(Key::parse(&key.to_string()).unwrap(), key);
         }

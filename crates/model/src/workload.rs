@@ -1,12 +1,13 @@
 //! Workloads: what is placed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capacity, GpuRequest, GpuShare, HostId, HostLoss, ImageId, Name, PlacementSpec, PoolId,
-    Timestamp, WorkloadId,
+    Capacity, Endpoint, EndpointSpec, GpuRequest, GpuShare, HostId, HostLoss, ImageId, Mac, Name,
+    NetworkId, PlacementSpec, PoolId, Timestamp, WorkloadId,
 };
 
 /// A workload: its specification, what is wanted of it, where it is, and what was last seen of it.
@@ -33,6 +34,9 @@ pub struct Workload {
     /// GPUs of its host that it has got, while it has a place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuShare>,
+    /// Its attachments to networks of its pool. Empty before its first start if it came from a time without networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
     /// Why it does not run although that is wanted; `None`: nothing keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
@@ -183,6 +187,9 @@ pub struct WorkloadSpec {
     /// How it is attached to the network.
     #[serde(default)]
     pub network: NetworkMode,
+    /// The networks it is on from its creation, with [`NetworkMode::Bridge`]; empty: its pool's default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<EndpointSpec>,
     /// Ports reachable from outside its host.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
@@ -321,7 +328,7 @@ impl TaskSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "mode")]
 pub enum NetworkMode {
-    /// An address on its host's bridge.
+    /// On networks of its pool.
     #[default]
     Bridge,
     /// Only loopback.
@@ -732,4 +739,16 @@ pub struct NetworkStatus {
     pub mac: String,
     /// Published ports with the host port in use.
     pub ports: Vec<PortMapping>,
+    /// Networks it is on, with its addresses there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<NetworkId, EndpointStatus>,
+}
+
+/// A workload's attachment to a network as its host made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Hardware address.
+    pub mac: Mac,
 }

@@ -1,6 +1,7 @@
 //! `plimsoll agent`.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,7 +104,8 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         .map(|(name, path)| (name.as_str(), path.as_path()))
         .collect();
     named.sort_unstable();
-    let facts = crate::doctor::facts(&args.address, &named);
+    let mut facts = crate::doctor::facts(&args.address, &named);
+    facts.underlay = facts.underlay.or_else(|| own_address(&args.servers));
     let drivers = open_drivers(&args, &data, runtimes).await?;
     let config = AgentConfig {
         data_dir: data,
@@ -132,6 +134,19 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The address of this host that its way to a server begins at; nothing is sent.
+fn own_address(servers: &[String]) -> Option<Ipv4Addr> {
+    let towards = |server: &String| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect(server).ok()?;
+        match socket.local_addr().ok()?.ip() {
+            IpAddr::V4(address) if !address.is_loopback() => Some(address),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        }
+    };
+    servers.iter().find_map(towards)
 }
 
 async fn join_if_new(args: &AgentArgs, data: &Path) -> Result<()> {

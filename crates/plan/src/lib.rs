@@ -4,7 +4,8 @@
 //! randomness of its own, no async.
 //!
 //! Start at [`place`] for where a workload goes, [`admit`] for whether it may exist, [`pools`] for whether its pool has
-//! room for it, [`entitle`] for what pools may use at this moment, [`loss`] for what becomes of it when its host is lost, [`displace`] for who has to make room, [`lower`] for what its host is told, [`steps`] for what
+//! room for it, [`entitle`] for what pools may use at this moment, [`loss`] for what becomes of it when its host is lost, [`displace`] for who has to make room, [`network`] for its
+//! address, [`lower`] for what its host is told, [`steps`] for what
 //! a host does next.
 
 pub mod admit;
@@ -12,6 +13,7 @@ pub mod displace;
 pub mod entitle;
 pub mod loss;
 pub mod lower;
+pub mod network;
 pub mod place;
 pub mod pools;
 pub mod steps;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use model::workload::DeviceMapping;
 use model::{
-    DesiredState, Host, HostDesired, HostWorkload, Image, ImageId, PlacementSpec, Pool, PoolId,
-    Workload, WorkloadId, WorkloadSpec,
+    DesiredState, Host, HostDesired, HostEndpoint, HostWorkload, Image, ImageId, PlacementSpec,
+    Pool, PoolId, Workload, WorkloadId, WorkloadSpec,
 };
 
 /// Where a workload belongs, and what that means for it.
@@ -19,6 +19,8 @@ pub struct Belonging<'a> {
     pub pool: &'a Pool,
     /// The pools its pool is a slice of, outermost first.
     pub above: Vec<PoolId>,
+    /// Its attachments to networks.
+    pub endpoints: Vec<HostEndpoint>,
     /// After how long without a word its host is taken as lost, in milliseconds, if it must never run twice; `None`: it
     /// may go on.
     pub lost_after_ms: Option<u32>,
@@ -34,6 +36,7 @@ pub fn host_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
     let Belonging {
         pool,
         above,
+        endpoints,
         lost_after_ms,
     } = to;
     let fence = |ms: u32| u32::try_from(u64::from(ms) * FENCE_PART / 100).unwrap_or(u32::MAX);
@@ -44,6 +47,7 @@ pub fn host_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
         pool_name: pool.name.clone(),
         name: workload.name.clone(),
         spec: spec_for_host(workload),
+        endpoints,
         image: image_for_host(image),
         desired: workload.wanted_on_host(),
         run: workload.run,
@@ -66,6 +70,7 @@ pub fn left_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
 fn spec_for_host(workload: &Workload) -> WorkloadSpec {
     let mut spec = workload.spec.clone();
     spec.placement = PlacementSpec::default();
+    spec.networks = Vec::new();
     spec.on_host_loss = None;
     spec.priority = None;
     let Some(request) = spec.task.gpus.take() else {

@@ -1,13 +1,15 @@
 //! One committed state, immutable and cheap to keep.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use model::{
     AccessToken, Division, Host, HostId, Image, ImageId, Installation, JoinToken, Key, Kind, Name,
-    Object, Pool, PoolId, Principal, PrincipalId, TokenId, Workload, WorkloadId,
+    Network, NetworkId, Object, Pool, PoolId, Principal, PrincipalId, TokenId, Workload,
+    WorkloadId,
     object::{DroppedImage, Setting},
 };
 
@@ -108,6 +110,7 @@ stored! {
     AccessToken: AccessToken, JoinToken: JoinToken, Setting: Setting, DroppedImage: DroppedImage,
     Installation: Installation,
     Division: Division,
+    Network: Network,
 }
 
 /// What became of an object between two snapshots, by id: as it is now, or gone.
@@ -336,6 +339,53 @@ impl Snapshot {
     /// The pools' parts of all hosts, by host.
     pub fn divisions(&self) -> impl Iterator<Item = Row<'_, Division>> {
         rows(&self.tables.divisions)
+    }
+
+    /// A network.
+    #[must_use]
+    pub fn network(&self, id: &NetworkId) -> Option<Row<'_, Network>> {
+        self.tables.networks.get(id).and_then(Row::of)
+    }
+
+    /// All networks, by id.
+    pub fn networks(&self) -> impl Iterator<Item = Row<'_, Network>> {
+        rows(&self.tables.networks)
+    }
+
+    /// The networks of a pool, by id.
+    pub fn networks_of(&self, pool: &PoolId) -> impl Iterator<Item = Row<'_, Network>> {
+        let ids = self.tables.networks_by_pool.get(pool);
+        ids.into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.network(id))
+    }
+
+    /// The network of a name in a pool.
+    #[must_use]
+    pub fn network_by_name(&self, pool: &PoolId, name: &Name) -> Option<Row<'_, Network>> {
+        self.by_name(Kind::Network, Some(pool), name)
+    }
+
+    /// The workloads that are on a network, placed or not, by id.
+    pub fn workloads_in(&self, network: &NetworkId) -> impl Iterator<Item = Row<'_, Workload>> {
+        let ids = self.tables.workloads_by_network.get(network);
+        ids.into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.workload(id))
+    }
+
+    /// The workload that has an address on a network.
+    #[must_use]
+    pub fn address_holder(&self, network: &NetworkId, address: Ipv4Addr) -> Option<&WorkloadId> {
+        self.tables.addresses.get(&(network.clone(), address))
+    }
+
+    /// The highest address a workload has on a network.
+    #[must_use]
+    pub fn last_address(&self, network: &NetworkId) -> Option<Ipv4Addr> {
+        let all = (network.clone(), Ipv4Addr::UNSPECIFIED)..=(network.clone(), Ipv4Addr::BROADCAST);
+        let ((_, address), _) = self.tables.addresses.range(all).next_back()?;
+        Some(*address)
     }
 
     fn by_name<T: Stored>(

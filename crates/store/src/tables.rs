@@ -3,11 +3,14 @@
 //! Cloning is a clone of one pointer per map; a change copies only the path to the changed leaf. What always holds:
 //! every index entry points at an object that is there and says the same.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use model::{
-    HostId, ImageId, Key, Name, Object, PoolId, PrincipalId, TokenId, Workload, WorkloadId,
+    HostId, ImageId, Key, Name, NetworkId, Object, PoolId, PrincipalId, TokenId, Workload,
+    WorkloadId,
 };
 
 use crate::types::{NameKey, Versioned};
@@ -28,6 +31,11 @@ pub(crate) struct Tables {
     pub(crate) dropped_images: Table<ImageId>,
     pub(crate) installation: Option<Arc<Versioned>>,
     pub(crate) divisions: Table<HostId>,
+    pub(crate) networks: Table<NetworkId>,
+    pub(crate) networks_by_pool: OrdMap<PoolId, OrdSet<NetworkId>>,
+    pub(crate) workloads_by_network: OrdMap<NetworkId, OrdSet<WorkloadId>>,
+    /// Who has an address on a network.
+    pub(crate) addresses: OrdMap<(NetworkId, Ipv4Addr), WorkloadId>,
     pub(crate) workloads_by_pool: OrdMap<PoolId, OrdSet<WorkloadId>>,
     pub(crate) workloads_by_host: OrdMap<HostId, OrdSet<WorkloadId>>,
     /// Workloads that were taken away from a host and may still have something there.
@@ -51,6 +59,7 @@ impl Tables {
             Key::DroppedImage(id) => self.dropped_images.get(id),
             Key::Installation => self.installation.as_ref(),
             Key::Division(host) => self.divisions.get(host),
+            Key::Network(id) => self.networks.get(id),
         }
     }
 
@@ -68,6 +77,7 @@ impl Tables {
             .chain(self.dropped_images.values())
             .chain(self.installation.as_ref())
             .chain(self.divisions.values())
+            .chain(self.networks.values())
     }
 
     /// Puts an object; returns what was there.
@@ -88,6 +98,7 @@ impl Tables {
             Object::DroppedImage(it) => self.dropped_images.insert(it.id.clone(), Arc::clone(&new)),
             Object::Installation(_) => self.installation.replace(Arc::clone(&new)),
             Object::Division(it) => self.divisions.insert(it.host.clone(), Arc::clone(&new)),
+            Object::Network(it) => self.networks.insert(it.id.clone(), Arc::clone(&new)),
         };
         self.reindex(old.as_deref(), Some(&new));
         old
@@ -114,6 +125,7 @@ impl Tables {
             Key::DroppedImage(id) => self.dropped_images.remove(id),
             Key::Installation => self.installation.take(),
             Key::Division(host) => self.divisions.remove(host),
+            Key::Network(id) => self.networks.remove(id),
         }?;
         self.reindex(Some(&old), None);
         Some(old)
@@ -134,6 +146,7 @@ impl Tables {
                 self.names.insert(name, new.object.key());
             }
         }
+        self.reindex_network(old, new);
         let old = old.and_then(workload);
         let new = new.and_then(workload);
         let Some(id) = old.or(new).map(|it| &it.id) else {
@@ -166,7 +179,58 @@ impl Tables {
             let groups = (of(old).then_some(host), of(new).then_some(host));
             regroup(&mut self.workloads_by_left, groups, id);
         }
+        self.reindex_endpoints(old, new, id);
     }
+
+    fn reindex_network(&mut self, old: Option<&Versioned>, new: Option<&Versioned>) {
+        let network = |it: &Versioned| match &it.object {
+            Object::Network(it) => Some((it.id.clone(), it.pool.clone())),
+            _ => None,
+        };
+        let (old, new) = (old.and_then(network), new.and_then(network));
+        let Some(id) = old.as_ref().or(new.as_ref()).map(|(id, _)| id.clone()) else {
+            return;
+        };
+        let pools = (
+            old.as_ref().map(|(_, pool)| pool),
+            new.as_ref().map(|(_, pool)| pool),
+        );
+        regroup(&mut self.networks_by_pool, pools, &id);
+    }
+
+    fn reindex_endpoints(
+        &mut self,
+        old: Option<&Workload>,
+        new: Option<&Workload>,
+        id: &WorkloadId,
+    ) {
+        let endpoints = |it: Option<&Workload>| it.map_or(&[][..], |it| &it.endpoints[..]).to_vec();
+        let (old, new) = (endpoints(old), endpoints(new));
+        if old == new {
+            return;
+        }
+        let networks: BTreeSet<&NetworkId> = old.iter().chain(&new).map(|it| &it.network).collect();
+        for network in networks {
+            let on = |of: &[model::Endpoint]| of.iter().any(|it| it.network == *network);
+            let groups = (on(&old).then_some(network), on(&new).then_some(network));
+            regroup(&mut self.workloads_by_network, groups, id);
+        }
+        for (network, address) in old.iter().filter_map(holding) {
+            // Two workloads may swap addresses in one transaction: the other may have it by now.
+            let key = (network.clone(), address);
+            if self.addresses.get(&key) == Some(id) {
+                self.addresses.remove(&key);
+            }
+        }
+        for (network, address) in new.iter().filter_map(holding) {
+            self.addresses
+                .insert((network.clone(), address), id.clone());
+        }
+    }
+}
+
+fn holding(endpoint: &model::Endpoint) -> Option<(&NetworkId, Ipv4Addr)> {
+    Some((&endpoint.network, endpoint.address?))
 }
 
 fn workload(versioned: &Versioned) -> Option<&Workload> {

@@ -103,6 +103,7 @@ impl NameKey {
             // What is being removed is gone for its pool: its name is free, though its host still cleans up.
             Object::Workload(it) if it.desired == DesiredState::Removed => return None,
             Object::Workload(it) => (Some(it.pool.clone()), &it.name),
+            Object::Network(it) => (Some(it.pool.clone()), &it.name),
             Object::Image(_)
             | Object::AccessToken(_)
             | Object::JoinToken(_)

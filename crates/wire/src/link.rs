@@ -24,8 +24,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::host::WorkloadReport;
 use model::{
-    Digest, HostFacts, HostId, HostPool, HostWorkload, Image, ImageConfig, ImageContent, ImageId,
-    PoolId, PoolUsage, WorkloadId,
+    Digest, HostDesired, HostFacts, HostId, HostNetwork, HostPeer, HostPool, HostWorkload, Image,
+    ImageConfig, ImageContent, ImageId, NetworkId, PoolId, PoolUsage, WorkloadId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,88 @@ pub struct DesiredUpdate {
     /// What of each pool the host may give, always whole; `None`: as before.
     #[serde(default)]
     pub pools: Option<BTreeMap<PoolId, HostPool>>,
+    /// What changed of networks; all of them if whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<NetworkId, NetworkUpdate>,
+}
+
+impl DesiredUpdate {
+    /// A document as an update that stands for itself.
+    #[must_use]
+    pub fn whole(document: &HostDesired) -> Self {
+        let networks = document.networks.iter();
+        Self {
+            base: None,
+            generation: document.generation,
+            upsert: document.workloads.clone(),
+            remove: BTreeSet::new(),
+            drop_images: document.drop_images.clone(),
+            pools: Some(document.pools.clone()),
+            networks: networks
+                .map(|(id, network)| (id.clone(), NetworkUpdate::Whole(network.clone())))
+                .collect(),
+        }
+    }
+}
+
+/// What changed of a network: who came and went, so that a network of many workloads is not sent for each of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "type")]
+pub enum NetworkUpdate {
+    /// The host's first workload came onto it: all that is to be known.
+    Whole(HostNetwork),
+    /// Others came or went.
+    Peers {
+        /// Who is new or changed.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        upsert: BTreeMap<WorkloadId, Arc<HostPeer>>,
+        /// Who is gone.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        remove: BTreeSet<WorkloadId>,
+    },
+    /// The host's last workload has left it.
+    Gone,
+}
+
+impl NetworkUpdate {
+    /// Makes the change in what is known of networks. `false`: it changes a network that is not known.
+    pub fn apply(&self, id: &NetworkId, networks: &mut BTreeMap<NetworkId, HostNetwork>) -> bool {
+        match self {
+            Self::Whole(network) => {
+                networks.insert(id.clone(), network.clone());
+            }
+            Self::Gone => {
+                networks.remove(id);
+            }
+            Self::Peers { upsert, remove } => {
+                let Some(network) = networks.get_mut(id) else {
+                    return false;
+                };
+                for id in remove {
+                    network.peers.remove(id);
+                }
+                for (id, peer) in upsert {
+                    network.peers.insert(id.clone(), Arc::clone(peer));
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether what is known of networks is what the change leads to, as far as it tells.
+    #[must_use]
+    pub fn agrees(&self, id: &NetworkId, networks: &BTreeMap<NetworkId, HostNetwork>) -> bool {
+        match (self, networks.get(id)) {
+            (Self::Whole(network), Some(known)) => known == network,
+            (Self::Gone, known) => known.is_none(),
+            (Self::Peers { upsert, remove }, Some(known)) => {
+                let has = |(id, peer)| known.peers.get(id) == Some(peer);
+                let lacks = |id| upsert.contains_key(id) || !known.peers.contains_key(id);
+                upsert.iter().all(has) && remove.iter().all(lacks)
+            }
+            (Self::Whole(_) | Self::Peers { .. }, None) => false,
+        }
+    }
 }
 
 /// What a stream is for.

@@ -133,7 +133,8 @@ impl Past {
                     | Object::JoinToken(_)
                     | Object::Setting(_)
                     | Object::Installation(_)
-                    | Object::Division(_) => {}
+                    | Object::Division(_)
+                    | Object::Network(_) => {}
                 }
             }
         });

@@ -66,14 +66,7 @@ impl Core {
 
     fn keep_document(&mut self, update: DesiredUpdate) {
         if self.batch.desired.len() >= WAITING_DOCUMENTS {
-            self.batch.desired = vec![DesiredUpdate {
-                base: None,
-                generation: self.desired.generation,
-                upsert: self.desired.workloads.clone(),
-                remove: BTreeSet::new(),
-                drop_images: self.desired.drop_images.clone(),
-                pools: Some(self.desired.pools.clone()),
-            }];
+            self.batch.desired = vec![DesiredUpdate::whole(&self.desired)];
         } else {
             self.batch.desired.push(update);
         }
@@ -284,18 +277,8 @@ impl Core {
                 warn!(error = %chain(&e), "cannot write the ledger, trying again");
                 self.write_not_before = Some(tokio::time::Instant::now() + WRITE_AGAIN);
                 // Something to write must be there, or nobody would try again.
-                let document = self.desired.clone();
-                self.batch.desired.insert(
-                    0,
-                    DesiredUpdate {
-                        base: None,
-                        generation: document.generation,
-                        upsert: document.workloads,
-                        remove: BTreeSet::new(),
-                        drop_images: document.drop_images,
-                        pools: Some(document.pools),
-                    },
-                );
+                let document = DesiredUpdate::whole(&self.desired);
+                self.batch.desired.insert(0, document);
                 self.batch.desired.truncate(1);
             }
         }

@@ -409,6 +409,7 @@ impl NetworkDriver for FakeHost {
                     gateway: "10.88.0.1".to_owned(),
                     mac: String::new(),
                     ports,
+                    ..NetworkStatus::default()
                 },
                 ..NetworkAttachment::default()
             };

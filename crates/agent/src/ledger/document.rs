@@ -1,7 +1,7 @@
 //! Taking a new document: whole ones and differences, older ones refused.
 
 use model::HostDesired;
-use wire::link::DesiredUpdate;
+use wire::link::{DesiredUpdate, NetworkUpdate};
 
 /// Why a document is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +60,11 @@ pub fn take(document: &mut HostDesired, update: &DesiredUpdate) -> Result<Taken,
         };
     }
     match update.base {
-        None => document.workloads.clone_from(&update.upsert),
-        Some(base) if base == current => {
+        None => {
+            document.workloads.clone_from(&update.upsert);
+            document.networks.clear();
+        }
+        Some(base) if base == current && knows_networks(document, update) => {
             for id in &update.remove {
                 document.workloads.remove(id);
             }
@@ -77,8 +80,19 @@ pub fn take(document: &mut HostDesired, update: &DesiredUpdate) -> Result<Taken,
         (None, None) => document.pools.clear(),
         (None, Some(_)) => {}
     }
+    for (id, change) in &update.networks {
+        change.apply(id, &mut document.networks);
+    }
     document.generation = offered;
     Ok(Taken::New)
+}
+
+/// Whether every network of which only the difference is told is at hand.
+fn knows_networks(document: &HostDesired, update: &DesiredUpdate) -> bool {
+    update.networks.iter().all(|(id, change)| match change {
+        NetworkUpdate::Peers { .. } => document.networks.contains_key(id),
+        NetworkUpdate::Whole(_) | NetworkUpdate::Gone => true,
+    })
 }
 
 /// Whether a document that is at hand is what the update leads to, as far as the update tells.
@@ -96,5 +110,10 @@ fn agrees(document: &HostDesired, update: &DesiredUpdate) -> bool {
         Some(pools) => document.pools == *pools,
         None => update.base.is_some() || document.pools.is_empty(),
     };
-    upserts && removes && whole && pools && document.drop_images == update.drop_images
+    let networks = update.networks.iter();
+    let networks = networks
+        .clone()
+        .all(|(id, change)| change.agrees(id, &document.networks))
+        && (update.base.is_some() || document.networks.len() == networks.count());
+    upserts && removes && whole && pools && networks && document.drop_images == update.drop_images
 }

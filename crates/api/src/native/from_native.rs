@@ -75,6 +75,7 @@ pub(crate) fn spec(
         hostname: spec.hostname,
         domainname: String::new(),
         network,
+        networks: Vec::new(),
         ports: spec.ports.into_iter().map(port).collect(),
         publish_all: spec.publish_all,
         dns: DnsSpec {

@@ -38,6 +38,7 @@ impl Control {
         if let NetworkMode::Workload { id } = &spec.network {
             self.workload_get(&snapshot, pool, id)?;
         }
+        let endpoints = crate::networks::endpoints(&snapshot, pool, &spec)?;
         if snapshot
             .workloads_of(pool)
             .take(WORKLOADS_PER_POOL_MAX)
@@ -68,6 +69,7 @@ impl Control {
             host: None,
             placement: None,
             gpus: Vec::new(),
+            endpoints,
             hold: None,
             left: Default::default(),
             displaced: Default::default(),

@@ -55,7 +55,7 @@ fn visible<'a>(snapshot: &'a Snapshot, pool: &PoolId) -> impl Iterator<Item = Ro
 }
 
 /// A workload of the pool that is not being removed.
-pub(super) fn live<'a>(
+pub(crate) fn live<'a>(
     snapshot: &'a Snapshot,
     pool: &PoolId,
     id: &WorkloadId,

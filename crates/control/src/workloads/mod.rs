@@ -15,7 +15,7 @@ mod update;
 mod wait;
 
 pub use explain::WorkloadExplanation;
-pub(crate) use find::running_host;
+pub(crate) use find::{live, running_host};
 pub(crate) use placing::{Circumstances, priority_of};
 pub use plan::place::{Explanation, HostVerdict, Score, Verdict};
 pub use remove::RemoveOptions;

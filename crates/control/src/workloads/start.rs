@@ -13,6 +13,7 @@ use crate::caller::{Action, Caller, Grant, Scope};
 use crate::core::{Control, Seen, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Counters;
+use crate::networks::expecting_networks;
 
 /// How long a start may wait while the host cannot be reached.
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(10);
@@ -119,6 +120,7 @@ impl Control {
         let seed = random()?;
         let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
         let claiming = self.inner.placing.begin(id);
+        let _assigning = self.inner.addressing.begin(id);
         let started = self
             .change_admitted(grant, |snapshot| {
                 let row = live(snapshot, pool, id)?;
@@ -167,7 +169,8 @@ impl Control {
         let claim = Claim::of(&starting);
         let why = match self.find_room(snapshot, &mut starting, &claim, seed) {
             Ok(()) => {
-                let tx = Transaction::new().update(revision, Object::Workload(starting));
+                self.find_addresses(snapshot, &mut starting)?;
+                let tx = expecting_networks(&starting).update(revision, Object::Workload(starting));
                 return Ok(Step::new(tx, id, claim));
             }
             Err(why) => why,
@@ -182,7 +185,8 @@ impl Control {
         };
         let placing = &self.inner.placing;
         placing.claim_cleared(snapshot, &changed, (&cleared.host, &cleared.gpus));
-        let mut tx = Transaction::new();
+        self.find_addresses(snapshot, &mut changed)?;
+        let mut tx = expecting_networks(&changed);
         let mut clears = Vec::new();
         for victim in cleared.victims {
             let at = snapshot.workload(&victim.id).map(|row| row.revision());

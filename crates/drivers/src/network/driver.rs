@@ -346,6 +346,7 @@ impl Shared {
                 gateway: gateway.to_string(),
                 mac: mac_text(mac_of(address)),
                 ports: std::mem::take(&mut record.status.ports),
+                ..NetworkStatus::default()
             };
             Ok(())
         };

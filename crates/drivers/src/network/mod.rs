@@ -37,5 +37,5 @@ mod watch;
 pub use config::NetworkConfig;
 pub use driver::BridgeNetwork;
 pub use error::NetworkError;
+pub use model::{InvalidSubnet, Subnet};
 pub use rules::trial_rules;
-pub use subnet::{InvalidSubnet, Subnet};

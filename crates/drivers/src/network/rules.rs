@@ -143,13 +143,13 @@ pub fn trial_rules() -> String {
         table: "trial",
         bridge: "trial0",
         links: "trial",
-        subnet: super::subnet::TRIAL,
+        subnet: Subnet::DOCUMENTATION,
     };
     let port = Element::Port {
         host: None,
         host_port: 8080,
         protocol: model::workload::Protocol::Tcp,
-        address: super::subnet::TRIAL.gateway(),
+        address: Subnet::DOCUMENTATION.gateway(),
         port: 80,
     };
     text(&rules, &[port])

@@ -27,6 +27,7 @@ pub(crate) fn facts(address: &str, runtimes: &[(&str, &Path)]) -> HostFacts {
         cgroup: probes::cgroups().version.to_owned(),
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
         address: address.to_owned(),
+        underlay: address.parse().ok(),
         runtimes: present.map(|(name, _)| (*name).to_owned()).collect(),
         gpus: gpus::gpus(Path::new("/")),
     }

@@ -192,7 +192,9 @@ fn read_expected(tx: &Prepared, keys: &Keys) -> Vec<TxnOp> {
 
 fn has_name(key: &Key) -> bool {
     match key {
-        Key::Pool(_) | Key::Host(_) | Key::Workload(_) | Key::Principal(_) => true,
+        Key::Pool(_) | Key::Host(_) | Key::Workload(_) | Key::Principal(_) | Key::Network(_) => {
+            true
+        }
         Key::Image(..)
         | Key::AccessToken(_)
         | Key::JoinToken(_)

@@ -76,6 +76,7 @@ pub(crate) fn workload(number: u64, in_pool: u64, called: &str, on: Option<u64>)
         host: on.map(host_id),
         placement: None,
         gpus: Vec::new(),
+        endpoints: Vec::new(),
         hold: None,
         left: Default::default(),
         displaced: Default::default(),

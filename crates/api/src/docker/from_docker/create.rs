@@ -135,6 +135,7 @@ impl ContainerDraft {
             hostname: self.hostname,
             domainname: self.domainname,
             network,
+            networks: Vec::new(),
             ports: host.ports,
             publish_all: host.publish_all,
             dns: host.dns,

@@ -92,6 +92,7 @@ pub(crate) fn workload(number: u64, spec: &WorkloadSpec, on: &HostId) -> Workloa
         host: Some(on.clone()),
         placement: None,
         gpus: Vec::new(),
+        endpoints: Vec::new(),
         hold: None,
         left: Default::default(),
         displaced: Default::default(),

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use store::{CommitError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError};
+use store::{
+    CommitError, ConfirmError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError,
+};
 use tokio::sync::watch;
 
 /// One server's way to the store.
@@ -92,6 +94,17 @@ impl Store for FaultyStore {
             });
         }
         result
+    }
+
+    async fn confirm(&self) -> Result<(), ConfirmError> {
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(ConfirmError::Closed);
+        }
+        self.inner.confirm().await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {

@@ -10,7 +10,9 @@ use control::testing::RawHost;
 use control::workloads::{RemoveOptions, WaitCondition};
 use control::{Caller, Control, ControlConfig};
 use model::{DesiredState, Name, Phase, PoolId, TaskStatus, Workload, WorkloadId};
-use store::{CommitError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError};
+use store::{
+    CommitError, ConfirmError, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError,
+};
 use tokio::sync::watch;
 use wire::link::FromHost;
 
@@ -35,6 +37,14 @@ impl Store for Disk {
             });
         }
         self.inner.commit(tx).await
+    }
+
+    async fn confirm(&self) -> Result<(), ConfirmError> {
+        self.inner.confirm().await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {

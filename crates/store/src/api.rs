@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::{CommitError, Metrics, Revision, Snapshot, Transaction, Watch, WatchError};
+use crate::{
+    CommitError, ConfirmError, Metrics, Revision, Snapshot, Transaction, Watch, WatchError,
+};
 
 /// The state of an installation.
 ///
@@ -21,6 +23,19 @@ pub trait Store: Send + Sync + 'static {
     /// When an expectation does not hold or the backend refuses; see [`CommitError`]. Unless it says that the outcome
     /// is unknown, nothing was written.
     async fn commit(&self, tx: Transaction) -> Result<Revision, CommitError>;
+
+    /// Answers once [`Store::snapshot`] is known to hold everything that was committed before this was called, by
+    /// whomever.
+    ///
+    /// A store that only this program writes to knows that at once, as long as it can write at all. A full disk is no
+    /// reason to refuse: what is there is known.
+    ///
+    /// # Errors
+    /// When that cannot be told within some seconds; see [`ConfirmError`].
+    async fn confirm(&self) -> Result<(), ConfirmError>;
+
+    /// Whether other programs may commit to the same state.
+    fn is_shared(&self) -> bool;
 
     /// Events after `from`, in order, without gap or duplicate: first those that are kept, then as they happen.
     ///

@@ -75,6 +75,32 @@ pub enum CommitError {
     },
 }
 
+/// Why it is not known whether the snapshot holds everything.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// An earlier failure of the backend leaves open what it holds; only a restart can tell.
+    #[error("the database failed earlier")]
+    Broken,
+    /// The backend does not answer.
+    #[error("cannot {doing}")]
+    Backend {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: Source,
+    },
+    /// No answer, or what it said was not seen, in this time.
+    #[error("the store was not confirmed within {seconds} s")]
+    Late {
+        /// The bound.
+        seconds: u64,
+    },
+}
+
 /// Why a watch gives no (further) events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {

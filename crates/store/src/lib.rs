@@ -32,7 +32,7 @@ mod transaction;
 mod types;
 
 pub use api::Store;
-pub use error::{CommitError, OpenError, WatchError};
+pub use error::{CommitError, ConfirmError, OpenError, WatchError};
 pub use etcd::{EtcdOptions, EtcdTls, open_etcd};
 pub use feed::{HistoryLimits, Watch};
 pub use memory::{open_memory, open_memory_with};

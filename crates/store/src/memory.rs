@@ -11,7 +11,8 @@ use crate::metrics::Counters;
 use crate::prepare::prepare;
 use crate::state::State;
 use crate::{
-    CommitError, HistoryLimits, Metrics, Revision, Snapshot, Store, Transaction, Watch, WatchError,
+    CommitError, ConfirmError, HistoryLimits, Metrics, Revision, Snapshot, Store, Transaction,
+    Watch, WatchError,
 };
 
 struct MemoryStore {
@@ -68,6 +69,17 @@ impl Store for MemoryStore {
     async fn commit(&self, tx: Transaction) -> Result<Revision, CommitError> {
         self.commit_now(tx)
             .inspect_err(|error| self.counters.refused(error))
+    }
+
+    async fn confirm(&self) -> Result<(), ConfirmError> {
+        if self.feed.is_closed() {
+            return Err(ConfirmError::Closed);
+        }
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {

@@ -16,8 +16,8 @@ use etcd::Etcd;
 use etcd_client::Client;
 use objects::*;
 use store::{
-    Change, CommitError, EtcdOptions, OpenError, Revision, Store, Transaction, WatchError,
-    open_etcd,
+    Change, CommitError, ConfirmError, EtcdOptions, OpenError, Revision, Store, Transaction,
+    WatchError, open_etcd,
 };
 use tokio::time::timeout;
 
@@ -357,6 +357,84 @@ async fn after_compaction_everything_is_read_anew() {
         timeout(LONG, watch.next()).await.unwrap().unwrap().revision,
         next
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_server_has_committed_is_in_the_snapshot_once_that_is_confirmed() {
+    let etcd = start(1).await;
+    let (one, two) = (open(&etcd).await, open(&etcd).await);
+    assert!(one.is_shared());
+    let mut other = Client::connect(etcd.endpoints(), None).await.unwrap();
+    for round in 0..50 {
+        let tx = Transaction::new().put(setting("a", round.to_string()));
+        let made = one.commit(tx).await.unwrap();
+        if round % 5 == 0 {
+            // What others keep in the same etcd moves its revision on, and the watch does not show it.
+            other.put("elsewhere", "", None).await.unwrap();
+        }
+        timeout(LONG, two.confirm()).await.unwrap().unwrap();
+        assert!(two.snapshot().revision >= made, "round {round}");
+    }
+}
+
+/// Longer than a store may take to say that it cannot tell, with what a busy machine adds.
+const CANNOT_TELL: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_etcd_nothing_is_confirmed() {
+    let mut etcd = start(1).await;
+    let line = Cuttable::new(&etcd).await;
+    let endpoints = [line.endpoint.clone()];
+    let far = open_etcd(&endpoints, "test", EtcdOptions::default())
+        .await
+        .unwrap();
+    let near = open(&etcd).await;
+    far.confirm().await.unwrap();
+    line.close();
+    // What is committed on the other side is not there, so it must not be said to be.
+    let made = near
+        .commit(Transaction::new().put(setting("a", "1")))
+        .await
+        .unwrap();
+    let confirmed = timeout(CANNOT_TELL, far.confirm()).await;
+    let refused = confirmed.expect("an answer in time").unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            ConfirmError::Backend { .. } | ConfirmError::Late { .. }
+        ),
+        "{refused}"
+    );
+    assert!(far.snapshot().revision < made);
+    line.reopen();
+    let confirmed = async {
+        while far.confirm().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, confirmed).await.unwrap();
+    assert!(far.snapshot().revision >= made);
+    etcd.members.clear();
+    let confirmed = timeout(CANNOT_TELL, far.confirm()).await;
+    assert!(confirmed.expect("an answer in time").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_of_etcd_confirms_nothing() {
+    let mut etcd = start(3).await;
+    let store = open(&etcd).await;
+    store.confirm().await.unwrap();
+    drop(etcd.members.remove(0));
+    // Two of three are enough, once they have agreed on who leads.
+    let confirmed = async {
+        while store.confirm().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, confirmed).await.unwrap();
+    drop(etcd.members.remove(0));
+    let confirmed = timeout(CANNOT_TELL, store.confirm()).await;
+    assert!(confirmed.expect("an answer in time").is_err());
 }
 
 /// Connections break all the time under load: every answer is the truth.

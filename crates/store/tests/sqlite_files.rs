@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use objects::*;
-use store::{CommitError, OpenError, Revision, SqliteOptions, Store, Transaction, open_sqlite};
+use store::{
+    CommitError, ConfirmError, OpenError, Revision, SqliteOptions, Store, Transaction, open_sqlite,
+};
 
 fn small() -> SqliteOptions {
     SqliteOptions {
@@ -282,6 +284,36 @@ async fn a_flipped_bit_in_the_tail_is_noticed() {
 }
 
 /// Set in the process that has its own mounts.
+#[tokio::test]
+async fn after_the_database_has_failed_nothing_is_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = open_sqlite(&path, small()).unwrap();
+    // More than SQLite keeps in memory, so that it has to read its file.
+    for at in 0..2000 {
+        put(&store, &format!("s{at}"), &value(at)).await;
+    }
+    store.confirm().await.unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let mut failed = None;
+    for at in 0..2000 {
+        let tx = Transaction::new().put(setting(&format!("s{at}"), "changed"));
+        if let Err(error) = store.commit(tx).await {
+            failed = Some(error);
+            break;
+        }
+    }
+    let failed = failed.expect("a database without its file fails");
+    assert!(matches!(failed, CommitError::Backend { .. }), "{failed}");
+    let refused = store.confirm().await.unwrap_err();
+    assert!(matches!(refused, ConfirmError::Broken), "{refused}");
+}
+
 const FULL_DISK: &str = "PLIMSOLL_STORE_FULL_DISK";
 
 #[test]
@@ -357,6 +389,8 @@ async fn fill_by_itself(path: &Path) -> usize {
         .unwrap();
     put(&store, "s1", &value(1)).await;
     same(&store, 1..written);
+    // What is there is known, whether or not there is room for more.
+    store.confirm().await.unwrap();
     store.close().await;
     written
 }

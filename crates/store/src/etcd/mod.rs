@@ -10,6 +10,7 @@
 
 mod client;
 mod commit;
+mod confirm;
 mod follow;
 mod keys;
 mod plan;
@@ -25,8 +26,8 @@ use crate::feed::Feed;
 use crate::metrics::Counters;
 use crate::prepare::prepare;
 use crate::{
-    CommitError, HistoryLimits, Metrics, OpenError, Revision, Snapshot, Store, Transaction, Watch,
-    WatchError,
+    CommitError, ConfirmError, HistoryLimits, Metrics, OpenError, Revision, Snapshot, Store,
+    Transaction, Watch, WatchError,
 };
 pub use client::EtcdTls;
 use keys::{Keys, Mark};
@@ -132,6 +133,14 @@ impl Store for EtcdStore {
         self.submit(tx)
             .await
             .inspect_err(|error| self.shared.counters.refused(error))
+    }
+
+    async fn confirm(&self) -> Result<(), ConfirmError> {
+        confirm::confirm(&self.shared).await
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {

@@ -14,6 +14,7 @@ mod reserve;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -24,8 +25,8 @@ use crate::feed::Feed;
 use crate::metrics::Counters;
 use crate::prepare::prepare;
 use crate::{
-    CommitError, HistoryLimits, Metrics, OpenError, Revision, Snapshot, Store, Transaction, Watch,
-    WatchError,
+    CommitError, ConfirmError, HistoryLimits, Metrics, OpenError, Revision, Snapshot, Store,
+    Transaction, Watch, WatchError,
 };
 use writer::{Request, Writer};
 
@@ -58,6 +59,8 @@ const QUEUE: usize = 512;
 struct SqliteStore {
     feed: Arc<Feed>,
     counters: Arc<Counters>,
+    /// The writer does not know any more what is on the disk.
+    broken: Arc<AtomicBool>,
     /// `None` once closed.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -76,6 +79,7 @@ pub fn open_sqlite(
 ) -> Result<Arc<dyn Store>, OpenError> {
     let path = path.as_ref();
     let counters = Arc::new(Counters::default());
+    let broken = Arc::new(AtomicBool::new(false));
     let lock = lock::Lock::take(path)?;
     let (connection, state, mut reserve) = open_or_free_reserve(path, &options)?;
     reserve.restore();
@@ -90,6 +94,7 @@ pub fn open_sqlite(
         wal_limit_bytes: options.wal_limit_bytes,
         feed: Arc::clone(&feed),
         counters: Arc::clone(&counters),
+        broken: Arc::clone(&broken),
     });
     let thread = std::thread::Builder::new()
         .name("store-writer".into())
@@ -102,6 +107,7 @@ pub fn open_sqlite(
     Ok(Arc::new(SqliteStore {
         feed,
         counters,
+        broken,
         queue: Mutex::new(Some(queue)),
         thread: Mutex::new(Some(thread)),
     }))
@@ -181,6 +187,25 @@ impl Store for SqliteStore {
         self.submit(tx)
             .await
             .inspect_err(|error| self.counters.refused(error))
+    }
+
+    async fn confirm(&self) -> Result<(), ConfirmError> {
+        // Also closed when the writer's thread has ended in another way.
+        let open = locked(&self.queue)
+            .as_ref()
+            .is_some_and(|it| !it.is_closed());
+        if !open {
+            return Err(ConfirmError::Closed);
+        }
+        if self.broken.load(Ordering::Acquire) {
+            return Err(ConfirmError::Broken);
+        }
+        // The lock beside the file keeps others out: what is committed was shown from here.
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {

@@ -1,7 +1,7 @@
 //! The one thread that writes: takes what is queued, checks it in order, writes it with one sync, shows it, answers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -36,6 +36,8 @@ pub(super) struct Parts {
     pub(super) wal_limit_bytes: u64,
     pub(super) feed: Arc<Feed>,
     pub(super) counters: Arc<Counters>,
+    /// Set for good when it is not known any more what is on the disk.
+    pub(super) broken: Arc<AtomicBool>,
 }
 
 pub(super) struct Writer {
@@ -217,6 +219,7 @@ impl Writer {
     /// After a failure that leaves open what is on the disk: answers so, and writes nothing any more.
     fn break_down(&mut self, error: &rusqlite::Error, group: impl Iterator<Item = Request>) {
         let reason = error.to_string();
+        self.it.broken.store(true, Ordering::Release);
         tracing::error!(%error, "the store cannot write any more; reading goes on");
         for request in group {
             let error = CommitError::Backend {
@@ -247,6 +250,7 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot bring the write-ahead log into the database; the store stops writing");
+                self.it.broken.store(true, Ordering::Release);
                 self.broken = Some(error.to_string());
             }
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use model::{Key, Object};
 use store::{
-    Change, CommitError, Expect, HistoryLimits, MAX_OBJECT_BYTES, MAX_OPERATIONS, NameKey,
-    Revision, Transaction, WatchError,
+    Change, CommitError, ConfirmError, Expect, HistoryLimits, MAX_OBJECT_BYTES, MAX_OPERATIONS,
+    NameKey, Revision, Transaction, WatchError,
 };
 
 use crate::backend::Fresh;
@@ -28,10 +28,25 @@ contract! {
     a_key_is_changed_once_per_transaction,
     big_objects_are_kept_whole,
     closed_is_closed,
+    an_open_store_knows_that_its_snapshot_holds_everything,
 }
 
 fn kept() -> HistoryLimits {
     HistoryLimits::default()
+}
+
+async fn an_open_store_knows_that_its_snapshot_holds_everything<F: Future<Output = Fresh>>(
+    open: impl Fn(HistoryLimits) -> F,
+) {
+    let store = open(kept()).await;
+    store.confirm().await.unwrap();
+    let tx = Transaction::new().put(setting("a", "1"));
+    let made = store.commit(tx).await.unwrap();
+    store.confirm().await.unwrap();
+    assert!(store.snapshot().revision >= made);
+    store.close().await;
+    let refused = store.confirm().await.unwrap_err();
+    assert!(matches!(refused, ConfirmError::Closed), "{refused}");
 }
 
 async fn differences_of_snapshots_are_what_changed<F: Future<Output = Fresh>>(

@@ -417,6 +417,14 @@ impl store::Store for Distant {
         self.0.commit(tx).await
     }
 
+    async fn confirm(&self) -> Result<(), store::ConfirmError> {
+        self.0.confirm().await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
     fn watch(&self, from: store::Revision) -> Result<store::Watch, store::WatchError> {
         self.0.watch(from)
     }

@@ -10,6 +10,7 @@ use ::agent::identity::{IdentityFolder, JoinOptions};
 use ::agent::{Agent, AgentConfig, Ended};
 use anyhow::{Context, Result};
 use clap::Args;
+use model::{Amount, Capacity, CpuMillis, MemoryBytes, Resource};
 use tokio_util::sync::CancellationToken;
 
 use crate::logging::LogArgs;
@@ -83,6 +84,12 @@ pub(crate) struct AgentArgs {
     /// The program that supervises a task; default: `plimsoll-shim` beside this program
     #[arg(long, value_name = "PATH", env = "PLIMSOLL_SHIM")]
     pub(crate) shim: Option<PathBuf>,
+    /// Offer only so many of this machine's CPUs, for example `2` or `1500m`; default: all
+    #[arg(long, value_name = "CPUS", value_parser = offered(Resource::Cpu))]
+    pub(crate) cpus: Option<u64>,
+    /// Offer only so much of this machine's memory, for example `4GiB`; default: all
+    #[arg(long, value_name = "BYTES", value_parser = offered(Resource::Memory))]
+    pub(crate) memory: Option<u64>,
     /// Threads that do the agent's work
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) threads: usize,
@@ -106,6 +113,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     named.sort_unstable();
     let mut facts = crate::doctor::facts(&args.address, &named);
     facts.underlay = facts.underlay.or_else(|| own_address(&args.servers));
+    offer_only(&mut facts.capacity, args.cpus, args.memory);
     let drivers = open_drivers(&args, &data, runtimes).await?;
     let config = AgentConfig {
         data_dir: data,
@@ -147,6 +155,27 @@ fn own_address(servers: &[String]) -> Option<Ipv4Addr> {
         }
     };
     servers.iter().find_map(towards)
+}
+
+/// Reads an amount of a resource, in thousandths of a core or bytes.
+pub(crate) fn offered(
+    resource: Resource,
+) -> impl Fn(&str) -> std::result::Result<u64, String> + Clone + Send + Sync {
+    move |text| match Amount::parse(resource, text) {
+        Ok(Amount::Absolute(amount)) if amount > 0 => Ok(amount),
+        Ok(_) => Err("must be an amount above zero, not a percentage".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A machine may keep some of what it has for others.
+fn offer_only(has: &mut Capacity, cpus: Option<u64>, memory: Option<u64>) {
+    if let Some(cpus) = cpus {
+        has.cpu = has.cpu.min(CpuMillis(cpus));
+    }
+    if let Some(memory) = memory {
+        has.memory = has.memory.min(MemoryBytes(memory));
+    }
 }
 
 async fn join_if_new(args: &AgentArgs, data: &Path) -> Result<()> {

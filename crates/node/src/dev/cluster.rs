@@ -10,6 +10,7 @@ use serde::Serialize;
 use wire::native::host::{Host, State as HostState};
 
 use super::api::Server;
+use super::commands::UpArgs;
 use super::plan::{Plan, SERVER_PORT, host_address, server_address};
 use super::processes::{self, Process};
 use super::programs::{self, SERVER};
@@ -32,11 +33,14 @@ const NEEDED: [(&str, &str); 3] = [
 ];
 
 /// Brings up what is not running.
-pub(super) async fn up(plan: &Plan, hosts: Option<u32>) -> Result<State> {
+pub(super) async fn up(plan: &Plan, args: &UpArgs) -> Result<State> {
     check_machine()?;
     state::claim(plan)?;
     let lock = state::lock(plan)?;
-    let mut state = prepare(plan, hosts)?;
+    let mut state = prepare(plan, args.hosts)?;
+    state.host_cpus = args.host_cpus.or(state.host_cpus);
+    state.host_memory = args.host_memory.or(state.host_memory);
+    state::write(plan, &state)?;
     let mut up = Up {
         plan,
         server: Server::new(&plan.socket()),
@@ -87,6 +91,8 @@ fn prepare(plan: &Plan, hosts: Option<u32>) -> Result<State> {
                     count => u32::try_from(count).unwrap_or(HOSTS_USUAL),
                 }),
                 underlay: topology::choose_underlay(plan)?,
+                host_cpus: None,
+                host_memory: None,
                 programs: BTreeMap::new(),
             };
             progress(&format!(
@@ -176,7 +182,7 @@ impl Up<'_> {
                 false => Some(self.server.join_token().await?),
             };
             let (process, child) =
-                programs::start_agent(self.plan, state.underlay, index, token.as_deref())?;
+                programs::start_agent(self.plan, state, index, token.as_deref())?;
             self.note(state, &name, process, child)?;
         }
         Ok(())

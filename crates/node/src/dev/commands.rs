@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
+use model::Resource;
+
 use super::plan::{HOSTS_MAX, Plan};
 use super::{cluster, follow, output, teardown};
+use crate::agent::offered;
 
 /// A development cluster on this machine.
 #[derive(Debug, Clone, Subcommand)]
@@ -34,6 +37,12 @@ pub(crate) struct UpArgs {
     /// Folder of the cluster; made if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// CPUs each host offers, for example `0.5`; without it as before, else all of this machine's
+    #[arg(long, value_name = "CPUS", value_parser = offered(Resource::Cpu))]
+    pub(crate) host_cpus: Option<u64>,
+    /// Memory each host offers, for example `2GiB`; without it as before, else all of this machine's
+    #[arg(long, value_name = "BYTES", value_parser = offered(Resource::Memory))]
+    pub(crate) host_memory: Option<u64>,
     /// Leave it running, return when all hosts are ready
     #[arg(long, short = 'd')]
     pub(crate) detach: bool,
@@ -97,7 +106,7 @@ async fn up(args: &UpArgs) -> Result<ExitCode> {
     let plan = Plan::of(&args.data)?;
     let follower = (!args.detach).then(|| follow::start(&plan));
     let state = tokio::select! {
-        state = cluster::up(&plan, args.hosts) => state?,
+        state = cluster::up(&plan, args) => state?,
         () = follow::interrupted(), if !args.detach => {
             return stopped(plan).await;
         }

@@ -10,6 +10,7 @@ use drivers::network::Subnet;
 
 use super::plan::{Plan, SERVER_PORT, host_address, server_address};
 use super::processes::{MARK, Process};
+use super::state::State;
 use super::topology::namespace_path;
 
 /// A log is begun anew when it is larger than this at a start; the old one is kept beside it.
@@ -31,7 +32,8 @@ fn server(plan: &Plan, underlay: Subnet) -> Result<Command> {
 }
 
 /// An agent, in the namespace of its host. `token` lets it join; one that has joined needs none.
-fn agent(plan: &Plan, underlay: Subnet, index: u32, token: Option<&str>) -> Result<Command> {
+fn agent(plan: &Plan, state: &State, index: u32, token: Option<&str>) -> Result<Command> {
+    let underlay = state.underlay;
     let mut command = Command::new("nsenter");
     let mut namespace = std::ffi::OsString::from("--net=");
     namespace.push(namespace_path(plan, index));
@@ -48,6 +50,12 @@ fn agent(plan: &Plan, underlay: Subnet, index: u32, token: Option<&str>) -> Resu
         .arg(host_address(underlay, index).to_string())
         .arg("--cgroup")
         .arg(plan.cgroup(index));
+    if let Some(millis) = state.host_cpus {
+        command.arg("--cpus").arg(format!("{millis}m"));
+    }
+    if let Some(bytes) = state.host_memory {
+        command.arg("--memory").arg(bytes.to_string());
+    }
     if let Some(token) = token {
         // Not an argument: those can be read by every user of the machine.
         command.env("PLIMSOLL_JOIN_TOKEN", token);
@@ -73,17 +81,13 @@ pub(super) fn start_server(plan: &Plan, underlay: Subnet) -> Result<(Process, Ch
 /// Starts an agent.
 pub(super) fn start_agent(
     plan: &Plan,
-    underlay: Subnet,
+    state: &State,
     index: u32,
     token: Option<&str>,
 ) -> Result<(Process, Child)> {
     let folder = plan.host_folder(index);
     std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    start(
-        plan,
-        &Plan::host(index),
-        agent(plan, underlay, index, token)?,
-    )
+    start(plan, &Plan::host(index), agent(plan, state, index, token)?)
 }
 
 /// Starts a program that outlives this one: own process group, output to its log, marked.

@@ -22,6 +22,12 @@ pub(super) struct State {
     pub(super) hosts: u32,
     /// Addresses of server and hosts.
     pub(super) underlay: Subnet,
+    /// CPUs each host offers, in thousandths; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) host_cpus: Option<u64>,
+    /// Bytes of memory each host offers; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) host_memory: Option<u64>,
     /// Programs by name (`server`, `h1`, …).
     #[serde(default)]
     pub(super) programs: BTreeMap<String, Process>,

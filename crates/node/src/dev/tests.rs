@@ -52,6 +52,8 @@ fn bring_up(plan: &Plan) -> (State, Vec<Child>) {
     let mut state = State {
         hosts: 2,
         underlay: topology::choose_underlay(plan).unwrap(),
+        host_cpus: None,
+        host_memory: None,
         programs: BTreeMap::new(),
     };
     for _ in 0..2 {

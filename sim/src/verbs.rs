@@ -91,9 +91,7 @@ impl Cluster {
             Action::Cordon { host, cordoned } => {
                 let (host, cordoned) = (self.hosts[*host].id.clone(), *cordoned);
                 self.request(number, async move {
-                    control
-                        .host_cordon(&Cluster::caller(), host.as_str(), cordoned)
-                        .await?;
+                    cordon(&control, host.as_str(), cordoned).await?;
                     Ok(String::new())
                 });
             }
@@ -227,6 +225,16 @@ enum Answer {
         #[expect(dead_code, reason = "for the trace, which shows it by Debug")]
         bytes: usize,
     },
+}
+
+async fn cordon(control: &Control, host: &str, cordoned: bool) -> Result<(), Error> {
+    let caller = Cluster::caller();
+    let changed = if cordoned {
+        control.host_cordon(&caller, host).await
+    } else {
+        control.host_uncordon(&caller, host).await
+    };
+    changed.map(drop)
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm per verb")]

@@ -43,6 +43,14 @@ impl Cell {
     }
 }
 
+impl Cell {
+    /// Its text.
+    #[must_use]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
         Self::new(text, Tone::Plain)

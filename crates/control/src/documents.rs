@@ -17,6 +17,7 @@ use wire::link::{DesiredUpdate, ToHost};
 use crate::admission::installation;
 use crate::caller::ancestors;
 use crate::core::Control;
+use crate::maintenance::{HostCondition, condition};
 
 /// What each connected host was told last.
 #[derive(Default)]
@@ -359,10 +360,13 @@ fn image_updates(
     }
 }
 
-/// What the follower remembers of workloads to tell what an event changed.
+/// What the follower remembers of workloads and hosts to tell what an event changed.
 #[derive(Default)]
 pub(crate) struct Memory {
     workloads: HashMap<WorkloadId, Arc<Versioned>>,
+    hosts: HashMap<HostId, Arc<Versioned>>,
+    /// Hosts in maintenance, and whether nothing ran on them when they were looked at last.
+    maintained: BTreeMap<HostId, bool>,
     /// What pools say of lost hosts, and whose slices they are.
     pools: HashMap<PoolId, (Option<PoolId>, Option<HostLoss>)>,
     /// After how long a host is lost, in seconds.
@@ -377,6 +381,15 @@ impl Memory {
             workloads: snapshot
                 .workloads()
                 .map(|workload| (workload.id.clone(), Arc::clone(workload.versioned())))
+                .collect(),
+            hosts: snapshot
+                .hosts()
+                .map(|host| (host.id.clone(), Arc::clone(host.versioned())))
+                .collect(),
+            maintained: snapshot
+                .hosts()
+                .filter(|host| host.drain.is_some())
+                .map(|host| (host.id.clone(), is_drained(snapshot, &host)))
                 .collect(),
             pools: snapshot
                 .pools()
@@ -415,10 +428,51 @@ impl Memory {
         self.underlays.get(host).copied()
     }
 
+    /// The host as it was before the event.
+    pub(crate) fn host(&self, id: &HostId) -> Option<&Host> {
+        Host::of(&self.hosts.get(id)?.object)
+    }
+
+    /// Hosts in maintenance on which nothing runs any more since the event.
+    fn drained_by(&mut self, snapshot: &Snapshot, event: &Event) -> Vec<Host> {
+        let kinds = |change: &Change| {
+            let kind = change.key().kind();
+            kind == model::Kind::Workload || kind == model::Kind::Host
+        };
+        if !event.changes.iter().any(kinds) {
+            return Vec::new();
+        }
+        let mut news = Vec::new();
+        for (id, was) in &mut self.maintained {
+            let Some(host) = snapshot.host(id) else {
+                continue;
+            };
+            let is = match condition(snapshot, &host) {
+                HostCondition::Drained => true,
+                HostCondition::Draining | HostCondition::Ready | HostCondition::Cordoned => false,
+                // Switched off for its maintenance: nothing new.
+                HostCondition::Unreachable | HostCondition::Lost => *was,
+            };
+            if is && !*was {
+                news.push(host.value().clone());
+            }
+            *was = is;
+        }
+        news
+    }
+
     fn apply(&mut self, event: &Event) {
         for change in event.changes.iter() {
             match change {
                 Change::Put(versioned) => {
+                    if let Some(host) = Host::of(&versioned.object) {
+                        self.hosts.insert(host.id.clone(), Arc::clone(versioned));
+                        if host.drain.is_some() {
+                            self.maintained.entry(host.id.clone()).or_default();
+                        } else {
+                            self.maintained.remove(&host.id);
+                        }
+                    }
                     if let Some(workload) = Workload::of(&versioned.object) {
                         self.workloads
                             .insert(workload.id.clone(), Arc::clone(versioned));
@@ -443,10 +497,19 @@ impl Memory {
                     if let Some(workload) = Workload::of(&last.object) {
                         self.workloads.remove(&workload.id);
                     }
+                    if let Some(host) = Host::of(&last.object) {
+                        self.hosts.remove(&host.id);
+                        self.maintained.remove(&host.id);
+                    }
                 }
             }
         }
     }
+}
+
+/// Whether a host is in maintenance and nothing runs on it.
+fn is_drained(snapshot: &Snapshot, host: &Host) -> bool {
+    condition(snapshot, host) == HostCondition::Drained
 }
 
 fn loss_of(pool: &Pool) -> (Option<PoolId>, Option<HostLoss>) {
@@ -531,9 +594,12 @@ impl Control {
                 }
             }
         }
-        self.inner.events.derive(event, memory);
+        self.inner.events.derive(&snapshot, event, memory);
         self.follow_pools(event);
         memory.apply(event);
+        for host in memory.drained_by(&snapshot, event) {
+            self.inner.events.host(&host, "drained", &[]);
+        }
     }
 
     /// Another server may have recorded a host as gone that has a link to this one.

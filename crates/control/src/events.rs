@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use futures::Stream;
-use model::{DesiredState, Image, PoolId, Timestamp, Workload};
-use store::{Change, Stored as _};
+use model::{DesiredState, HoldKind, Host, HostId, Image, PoolId, Timestamp, Workload};
+use store::{Change, Snapshot, Stored as _};
 use tokio::sync::broadcast;
 
 use crate::caller::{Action, Caller, Scope, authorise};
@@ -110,13 +110,28 @@ impl EventLog {
         );
     }
 
+    pub(crate) fn host(&self, host: &Host, action: &str, extra: &[(&str, String)]) {
+        let mut attributes = BTreeMap::from([("name".to_owned(), host.name.to_string())]);
+        for (key, value) in extra {
+            attributes.insert((*key).to_owned(), value.clone());
+        }
+        self.push(None, Subject::Host, action, host.id.as_str(), attributes);
+    }
+
     /// Derives what happened from a commit.
-    pub(crate) fn derive(&self, event: &store::Event, memory: &Memory) {
+    pub(crate) fn derive(&self, snapshot: &Snapshot, event: &store::Event, memory: &Memory) {
         for change in event.changes.iter() {
             match change {
                 Change::Put(versioned) => {
                     if let Some(after) = Workload::of(&versioned.object) {
-                        self.derive_workload(memory.workload(&after.id), after);
+                        let before = memory.workload(&after.id);
+                        if let Some(before) = before {
+                            self.derive_displacement(snapshot, before, after);
+                        }
+                        self.derive_workload(before, after);
+                    }
+                    if let Some(after) = Host::of(&versioned.object) {
+                        self.derive_host(memory.host(&after.id), after);
                     }
                 }
                 Change::Delete { last, .. } => {
@@ -125,8 +140,61 @@ impl EventLog {
                     {
                         self.workload(workload, "destroy", &[]);
                     }
+                    if let Some(host) = Host::of(&last.object) {
+                        self.host(host, "removed", &[]);
+                    }
                 }
             }
+        }
+    }
+
+    /// Whether it was told to wait, and whether it was taken to another host.
+    fn derive_displacement(&self, snapshot: &Snapshot, before: &Workload, after: &Workload) {
+        let name = |id: &HostId| match snapshot.host(id) {
+            Some(host) => host.name.to_string(),
+            None => id.to_string(),
+        };
+        if let (Some(from), Some(to)) = (&before.host, &after.host)
+            && from != to
+        {
+            let reason = after.placement.clone().unwrap_or_default();
+            let extra = [("from", name(from)), ("to", name(to)), ("reason", reason)];
+            self.workload(after, "moved", &extra);
+        }
+        let word = |workload: &Workload| match workload.hold.as_ref()?.kind {
+            HoldKind::Queued => Some("queued"),
+            HoldKind::Parked => Some("parked"),
+            HoldKind::Moving => Some("moving"),
+            HoldKind::Awaiting { .. } => Some("waiting"),
+        };
+        if let (Some(now), Some(hold)) = (word(after), &after.hold)
+            && word(before) != Some(now)
+        {
+            self.workload(after, now, &[("reason", hold.reason.clone())]);
+        }
+    }
+
+    fn derive_host(&self, before: Option<&Host>, after: &Host) {
+        let Some(before) = before else {
+            self.host(after, "joined", &[]);
+            return;
+        };
+        let (old, new) = (&before.status, &after.status);
+        match (old.connected, new.connected) {
+            (false, true) => self.host(after, "connected", &[]),
+            (true, false) => self.host(after, "unreachable", &[]),
+            (true, true) | (false, false) => {}
+        }
+        if new.lost_at.is_some() && old.lost_at.is_none() {
+            self.host(after, "lost", &[]);
+        }
+        match (before.cordoned, after.cordoned) {
+            (false, true) => self.host(after, "cordoned", &[]),
+            (true, false) => self.host(after, "uncordoned", &[]),
+            (true, true) | (false, false) => {}
+        }
+        if after.drain.is_some() && before.drain.is_none() {
+            self.host(after, "draining", &[]);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Verbs on hosts: joining, renewing, cordoning, removing.
+//! Verbs on hosts: joining, renewing, removing. What operators say of hosts that are there is in [`crate::maintenance`].
 
 use model::host::JoinToken;
 use model::{DesiredState, Host, HostId, HostStatus, Key, Name, Object, TokenId};
@@ -212,29 +212,11 @@ impl Control {
         })
     }
 
-    /// Takes a host out of use for new work, or back.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn host_cordon(
-        &self,
-        caller: &Caller,
-        reference: &str,
-        cordoned: bool,
-    ) -> Result<Kept<Host>> {
-        let snapshot = self.snapshot();
-        self.grant(&snapshot, caller, Action::HostManage, Scope::Installation)?;
-        let id = find(&snapshot, reference)?.id.clone();
-        self.host_change(&id, |host| host.cordoned = cordoned)
-            .await?;
-        find(&self.snapshot(), id.as_str())
-    }
-
     /// Removes a host: its certificate stops working. With `force` the records of workloads on it go too, although
     /// they may still run there.
     ///
     /// # Errors
-    /// When workloads are placed on it and `force` is not given.
+    /// When workloads are placed on it, or have to be removed from it, and `force` is not given.
     pub async fn host_remove(&self, caller: &Caller, reference: &str, force: bool) -> Result<()> {
         let snapshot = self.snapshot();
         let grant = self.grant(&snapshot, caller, Action::HostManage, Scope::Installation)?;
@@ -244,26 +226,21 @@ impl Control {
             self.forget_left_on(&grant, &id).await?;
         }
         self.change(&grant, |snapshot| {
-            let host = snapshot.host(&id).ok_or_else(|| Error::not_found("host", reference))?;
-            let mut tx = Transaction::new().delete_unchanged(host.revision(), Key::Host(id.clone()));
+            let host = snapshot
+                .host(&id)
+                .ok_or_else(|| Error::not_found("host", reference))?;
+            let mut tx =
+                Transaction::new().delete_unchanged(host.revision(), Key::Host(id.clone()));
             let placed: Vec<_> = snapshot.workloads_on(&id).collect();
-            let named = placed.iter().find(|w| w.desired != DesiredState::Removed);
-            if let Some(first) = named
-                && !force
-            {
-                return Err(Error::conflict(format!(
-                    "host {} has {} workloads (for example {}): remove them first, or use force to forget them",
-                    host.name,
-                    placed.len(),
-                    first.name
-                )));
+            if !force && let Some(why) = kept_by(snapshot, &host) {
+                return Err(Error::conflict(why));
             }
             for workload in placed {
                 tx = tx.delete_unchanged(workload.revision(), Key::Workload(workload.id.clone()));
             }
             if snapshot.workloads_left_on(&id).next().is_some() {
                 return Err(Error::conflict(format!(
-                    "host {} still removes what was moved away from it: wait, or use force to leave it there",
+                    "something was just moved away from host {}: try again",
                     host.name
                 )));
             }
@@ -362,7 +339,44 @@ impl Control {
     }
 }
 
-fn find(snapshot: &Snapshot, reference: &str) -> Result<Kept<Host>> {
+/// Why a host cannot be removed without losing something: what would be forgotten, and what is not; `None`: it can.
+fn kept_by(snapshot: &Snapshot, host: &Host) -> Option<String> {
+    let name = &host.name;
+    let lost = host.status.lost_at.is_some();
+    let mut named = snapshot
+        .workloads_on(&host.id)
+        .filter(|workload| workload.desired != DesiredState::Removed);
+    let moved = snapshot.workloads_left_on(&host.id).count();
+    let elsewhere = match moved {
+        0 if lost => "; none that was there has been started elsewhere".to_owned(),
+        0 => String::new(),
+        1 => "; 1 that was there has been started elsewhere".to_owned(),
+        many => format!("; {many} that were there have been started elsewhere"),
+    };
+    if let Some(first) = named.next() {
+        let more = match named.count() {
+            0 => format!("workload {}, which", first.name),
+            more => format!("{} workloads (for example {}), which", more + 1, first.name),
+        };
+        return Some(format!(
+            "host {name} has {more} would be forgotten with all files there{elsewhere}: see `plimsoll host drain {name} \
+             --dry-run` for what becomes of each, or use force to forget them"
+        ));
+    }
+    (moved > 0).then(|| {
+        let state = if lost {
+            "is lost and has"
+        } else {
+            "still has"
+        };
+        format!(
+            "host {name} {state} to remove what it has of workloads that were taken away from it{elsewhere}: wait, or \
+             use force to leave that there"
+        )
+    })
+}
+
+pub(crate) fn find(snapshot: &Snapshot, reference: &str) -> Result<Kept<Host>> {
     let by_name = || {
         Name::parse(reference)
             .ok()

@@ -26,6 +26,7 @@ pub mod images;
 mod kept;
 pub mod links;
 mod loss;
+pub mod maintenance;
 pub mod measures;
 mod metrics;
 mod names;

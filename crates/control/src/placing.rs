@@ -122,6 +122,13 @@ impl Placing {
         Ok(gpus)
     }
 
+    /// The cluster as it is now, for thinking ahead.
+    pub(crate) fn cluster(&self, snapshot: &Snapshot) -> Cluster {
+        let mut index = self.lock();
+        index.catch_up(snapshot);
+        index.cluster.clone()
+    }
+
     /// Every host with its verdict, as it is now.
     pub(crate) fn explain(&self, snapshot: &Snapshot, workload: &Workload) -> Explanation {
         let circumstances = Circumstances::of(snapshot, workload);

@@ -368,7 +368,8 @@ impl Control {
     /// Changes what holds for the whole installation.
     ///
     /// # Errors
-    /// When the caller may not, or the sizes of pools add up to more than the new ratio allows.
+    /// When the caller may not, the sizes of pools add up to more than the new ratio allows, or the time after which a
+    /// host is lost is not possible or cannot be lowered now.
     pub async fn installation_update(
         &self,
         caller: &Caller,
@@ -385,6 +386,7 @@ impl Control {
             let mut changed = installation(snapshot);
             edit(&mut changed);
             check_installation(snapshot, &changed)?;
+            check_host_loss(snapshot, &changed)?;
             let expect = snapshot
                 .installation()
                 .map_or(store::Expect::Absent, |row| {
@@ -619,6 +621,38 @@ fn check_installation(snapshot: &Snapshot, settings: &Installation) -> Result<()
             .filter(|other| other.parent == pool.parent);
         plan::pools::change::check_sizes(&pool, siblings, settings)
             .map_err(|why| Error::invalid(format!("pool {}: {why}", pool.name)))?;
+    }
+    Ok(())
+}
+
+/// The time after which a host is lost is possible, and is not lowered under hosts that still count on the one before:
+/// a host that is cut off ends what must never run twice just before that time is over.
+fn check_host_loss(snapshot: &Snapshot, settings: &Installation) -> Result<()> {
+    let (seconds, range) = (settings.host_loss_seconds, Installation::HOST_LOSS_RANGE);
+    if !range.contains(&seconds) {
+        return Err(Error::invalid(format!(
+            "host_loss_seconds: must be from {} to {}; less would take a short stall for a loss",
+            range.start(),
+            range.end(),
+        )));
+    }
+    let before = installation(snapshot).host_loss_seconds;
+    let mut cut_off = snapshot
+        .hosts()
+        .filter(|host| !host.status.connected)
+        .map(|host| host.name.to_string());
+    if seconds < before
+        && let Some(first) = cut_off.next()
+    {
+        let more = match cut_off.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return Err(Error::conflict(format!(
+            "the time after which a host is lost cannot be lowered from {before} to {seconds} seconds now, because \
+             hosts that cannot be reached still count on the longer one ({first}{more}): wait until they are back, or \
+             remove them"
+        )));
     }
     Ok(())
 }

@@ -336,9 +336,9 @@ async fn a_cordoned_host_marks_pools_over_committed_and_back() {
     };
     assert_eq!(short(&control), 0);
     let events = control.events(&admin(), Some(&a), Some(0), None).unwrap();
-    control.host_cordon(&admin(), "h2", true).await.unwrap();
+    control.host_cordon(&admin(), "h2").await.unwrap();
     assert!(short(&control) > 4 * GIB);
-    control.host_cordon(&admin(), "h2", false).await.unwrap();
+    control.host_uncordon(&admin(), "h2").await.unwrap();
     assert_eq!(short(&control), 0);
     let told: Vec<String> = {
         use futures::StreamExt as _;

@@ -71,7 +71,7 @@ impl World {
     /// A workload of a pool of its own that runs on the forger's host.
     async fn mine(&mut self) -> (PoolId, WorkloadId) {
         self.control
-            .host_cordon(&admin(), self.honest_id.as_str(), true)
+            .host_cordon(&admin(), self.honest_id.as_str())
             .await
             .unwrap();
         let pool = self.control.test_pool("blue").await.unwrap();

@@ -430,7 +430,7 @@ async fn more_than_fits_into_one_transaction_goes_too() {
             .unwrap();
     }
     let host = w.hosts[0].id.clone();
-    w.control.host_cordon(&admin(), "h2", true).await.unwrap();
+    w.control.host_cordon(&admin(), "h2").await.unwrap();
     for i in 0..120 {
         let made = w.create(&format!("w{i}"), &["true"]).await;
         w.control

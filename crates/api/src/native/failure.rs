@@ -75,9 +75,9 @@ impl From<Error> for Failure {
 
 /// Where the advice begins that `control` puts behind a colon, `what failed and why: what to do`.
 fn advice_at(message: &str) -> Option<usize> {
-    const VERBS: [&str; 16] = [
-        "add", "ask", "choose", "free", "give", "look", "make", "name", "remove", "rename", "see",
-        "start", "stop", "try", "use", "wait",
+    const VERBS: [&str; 17] = [
+        "add", "ask", "choose", "drain", "free", "give", "look", "make", "name", "remove",
+        "rename", "see", "start", "stop", "try", "use", "wait",
     ];
     message.match_indices(": ").map(|(at, _)| at).find(|at| {
         let first = message[at + 2..].split(' ').next().unwrap_or_default();

@@ -3,7 +3,7 @@
 //! What it is: a translation between `wire::native` and the verbs of `control`. What it is not: policy; and it opens
 //! no socket: the listener says who is there ([`Identity`], [`PeerAddress`]).
 //!
-//! Start at [`router`] and the table in [`table`]; conversions are in [`from_native`] and [`to_native`], the OpenAPI
+//! Start at [`router`] and the table in [`table`]; conversions are in [`from_native`], [`to_native`], [`hosts`] and [`slices`], the OpenAPI
 //! document in [`document`].
 //!
 //! What always holds: a request without an identity reaches only health checks; every error is a
@@ -17,6 +17,7 @@ mod exposition;
 mod extract;
 mod failure;
 mod from_native;
+mod hosts;
 mod lines;
 mod routes;
 mod slices;

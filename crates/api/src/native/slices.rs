@@ -136,10 +136,12 @@ pub(crate) fn installation(
         Ratio::parse,
     )?;
     let defaults = asked.defaults.as_ref().map(defaults).transpose()?;
+    let host_loss = asked.host_loss_seconds;
     Ok(move |settings: &mut Installation| {
         settings.cpu_overcommit = cpu.unwrap_or(settings.cpu_overcommit);
         settings.memory_overcommit = memory.unwrap_or(settings.memory_overcommit);
         settings.defaults = defaults.unwrap_or(settings.defaults);
+        settings.host_loss_seconds = host_loss.unwrap_or(settings.host_loss_seconds);
     })
 }
 
@@ -252,6 +254,7 @@ pub(crate) fn installation_to_wire(settings: &Installation) -> wire::Installatio
         cpu_overcommit: Some(settings.cpu_overcommit.to_string()),
         memory_overcommit: Some(settings.memory_overcommit.to_string()),
         defaults: Some(defaults_to_wire(&settings.defaults)),
+        host_loss_seconds: Some(settings.host_loss_seconds),
     }
 }
 

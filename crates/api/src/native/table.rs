@@ -86,7 +86,10 @@ table! {
 
     Short get    "/api/v1/hosts" hosts::list;
     Short get    "/api/v1/hosts/{host}" hosts::show;
+    Short patch  "/api/v1/hosts/{host}" hosts::update;
     Short delete "/api/v1/hosts/{host}" hosts::remove;
+    Short get    "/api/v1/hosts/{host}/drain" hosts::outlook;
+    Short post   "/api/v1/hosts/{host}/drain" hosts::drain;
     Short post   "/api/v1/hosts/{host}/cordon" hosts::cordon;
     Short post   "/api/v1/hosts/{host}/uncordon" hosts::uncordon;
     Short post   "/api/v1/join-tokens" hosts::token;

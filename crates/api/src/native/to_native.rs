@@ -9,15 +9,15 @@ use control::{Caller, Control};
 use model::rule::Rule;
 use model::workload::{Hold, HoldKind, MountSource, NetworkMode, Protocol};
 use model::{
-    AccessToken, Binding, Capacity, DesiredState, Host, HostId, Image, Phase, Pool, PoolId,
-    PoolPolicy, Principal, RestartPolicy, Role, Timestamp, Workload, WorkloadSpec,
+    AccessToken, Binding, Capacity, DesiredState, Image, Phase, Pool, PoolId, PoolPolicy,
+    Principal, RestartPolicy, Role, Timestamp, Workload, WorkloadSpec,
 };
 use wire::link::TaskStats;
 use wire::native::event::Event;
 use wire::native::workload as native;
-use wire::native::{Amount, Reference, access, host, image, pool};
+use wire::native::{Amount, Reference, access, image, pool};
 
-use super::slices;
+use super::{hosts, slices};
 
 /// RFC 3339 in UTC.
 pub(crate) fn time(at: Timestamp) -> String {
@@ -26,7 +26,7 @@ pub(crate) fn time(at: Timestamp) -> String {
         .to_string()
 }
 
-fn amount(capacity: Capacity) -> Amount {
+pub(crate) fn amount(capacity: Capacity) -> Amount {
     Amount {
         cpu_millis: capacity.cpu.0,
         memory_bytes: capacity.memory.0,
@@ -101,51 +101,8 @@ fn policy(policy: &PoolPolicy) -> pool::Policy {
     }
 }
 
-/// A host.
-pub(crate) fn host(control: &Control, host: &Host) -> host::Host {
-    let facts = &host.status.facts;
-    let state = match (host.status.connected, host.cordoned) {
-        (false, _) => host::State::Unreachable,
-        (true, true) => host::State::Cordoned,
-        (true, false) => host::State::Ready,
-    };
-    host::Host {
-        id: host.id.to_string(),
-        name: host.name.to_string(),
-        zone: host.zone.clone(),
-        labels: host.labels.clone(),
-        state,
-        cordoned: host.cordoned,
-        workloads: count(control.snapshot().workloads_on(&host.id)),
-        capacity: amount(facts.capacity),
-        cpus: facts.cpus,
-        architecture: facts.architecture.clone(),
-        kernel: facts.kernel.clone(),
-        os: facts.os.clone(),
-        cgroup: facts.cgroup.clone(),
-        address: facts.address.clone(),
-        agent_version: facts.agent_version.clone(),
-        runtimes: facts.runtimes.clone(),
-        images: count(host.status.images.iter()),
-        last_seen_at: host.status.last_seen.map(time),
-        joined_at: time(host.joined_at),
-    }
-}
-
-fn count(items: impl Iterator) -> u64 {
+pub(crate) fn count(items: impl Iterator) -> u64 {
     u64::try_from(items.count()).unwrap_or(u64::MAX)
-}
-
-/// A host with its present name; empty if it is not known any more.
-pub(crate) fn host_reference(control: &Control, id: &HostId) -> Reference {
-    let snapshot = control.snapshot();
-    Reference {
-        id: id.to_string(),
-        name: snapshot
-            .host(id)
-            .map(|host| host.name.to_string())
-            .unwrap_or_default(),
-    }
 }
 
 fn hold(hold: &Hold) -> native::Hold {
@@ -164,7 +121,10 @@ fn hold(hold: &Hold) -> native::Hold {
 
 /// A workload.
 pub(crate) fn workload(control: &Control, workload: &Workload) -> native::Workload {
-    let host = workload.host.as_ref().map(|id| host_reference(control, id));
+    let host = workload
+        .host
+        .as_ref()
+        .map(|id| hosts::reference(control, id));
     let left = workload.left.iter();
     let status = &workload.status;
     native::Workload {
@@ -185,7 +145,7 @@ pub(crate) fn workload(control: &Control, workload: &Workload) -> native::Worklo
         hold: workload.hold.as_ref().map(hold),
         left: left
             .map(|(host, since)| native::Left {
-                host: host_reference(control, host),
+                host: hosts::reference(control, host),
                 since: time(*since),
             })
             .collect(),

@@ -25,6 +25,12 @@ pub(crate) const ALL: &[(&str, fn(&Rig))] = &[
     ("exec", exec),
     ("images", images),
     ("hosts", hosts),
+    ("hosts_are_drained", hosts_are_drained),
+    ("a_host_is_removed_knowingly", a_host_is_removed_knowingly),
+    (
+        "the_time_until_a_host_is_lost",
+        the_time_until_a_host_is_lost,
+    ),
     ("users_and_tokens", users_and_tokens),
     ("docker_env", docker_env),
     ("names_are_guessed", names_are_guessed),
@@ -378,9 +384,10 @@ fn images(rig: &Rig) {
 
 fn hosts(rig: &Rig) {
     let listed = rig.run(&["host", "ls"]).ok();
-    assert!(
-        listed.contains("host-1") && listed.contains("ready"),
-        "{listed}"
+    assert_eq!(
+        redacted(&listed),
+        "NAME STATE ZONE WORKLOADS CPU MEMORY HEARD ADDRESS\n\
+         host-1 ready - 0 0/3.8 0 B/7.6 GiB now 127.0.0.1\n"
     );
     rig.run(&["host", "cordon", "host-1"]).ok();
     assert!(rig.run(&["host", "ls"]).ok().contains("cordoned"));
@@ -391,6 +398,129 @@ fn hosts(rig: &Rig) {
             .starts_with("plm1.")
     );
     rig.run(&["host", "show", "nosuch"]).failed(exit::NOT_FOUND);
+
+    assert_eq!(
+        rig.run(&["host", "label", "host-1", "disk=ssd", "rack=4"])
+            .ok(),
+        "host-1\n"
+    );
+    rig.run(&["host", "label", "host-1", "rack-"]).ok();
+    rig.run(&["host", "overcommit", "host-1", "--cpu", "150%"])
+        .ok();
+    let shown = redacted(&rig.run(&["host", "show", "host-1"]).ok());
+    assert!(shown.contains("Labels disk=ssd\n"), "{shown}");
+    assert!(
+        shown.contains("CPU 0 of 5.7 requested (4 less 0.2 reserve, 150 %)\n"),
+        "{shown}"
+    );
+    rig.run(&["host", "label", "host-1", "rack"])
+        .failed(exit::USAGE);
+    rig.run(&["host", "overcommit", "host-1"])
+        .failed(exit::USAGE);
+    let zone = rig
+        .run(&["host", "label", "host-1", "zone=b"])
+        .failed(exit::FAILED);
+    assert!(zone.contains("own attribute"), "{zone}");
+}
+
+fn hosts_are_drained(rig: &Rig) {
+    let run = |name: &str, policy: &str| {
+        let args = ["run", "-d", "--name", name, "--restart", policy];
+        rig.run(&[&args, &["web:1", "serve"][..]].concat()).ok()
+    };
+    let web = run("web", "always");
+    run("db", "no");
+    let last = rig.run(&["host", "drain", "host-1"]).failed(exit::CONFLICT);
+    assert!(
+        last.contains("the last one") && last.contains("use --force"),
+        "{last}"
+    );
+    let second = rig.inside(rig.control.test_host("host-2")).unwrap();
+    let dry = rig.run(&["host", "drain", "host-1", "--dry-run"]);
+    assert_eq!(dry.code, i32::from(exit::CONFLICT), "{dry:#?}");
+    let table = redacted(&dry.out);
+    assert!(table.starts_with("POOL WORKLOAD WHAT HAPPENS TO WHY\n"));
+    assert!(table.contains("team web moves host-2\n"), "{table}");
+    assert!(table.contains("team db stays - its files are"), "{table}");
+    assert!(rig.run(&["host", "ls"]).ok().contains("ready"));
+    let dry = ["host", "drain", "host-1", "--dry-run", "--stop-rest"];
+    assert!(rig.run(&dry).ok().contains("is stopped"));
+
+    let begun = rig.run(&["host", "drain", "host-1", "--detach"]);
+    assert_eq!(begun.ok(), "host-1\n");
+    assert!(rig.run(&["host", "ls"]).ok().contains("draining"));
+    let late = rig
+        .run(&["host", "drain", "host-1", "--timeout", "1s"])
+        .failed(exit::FAILED);
+    assert!(late.contains("is not empty after 1s"), "{late}");
+    // The rest is the controllers' work.
+    let (from, to) = (host_id(rig, "host-1"), second.id.clone());
+    let web = WorkloadId::parse(web.trim()).unwrap();
+    let moved = rig.control.test_workload_edit(&web, |it| {
+        it.run += 1;
+        it.host = Some(to.clone());
+        it.left.insert(from.clone(), control::now());
+    });
+    rig.inside(moved).unwrap();
+    let stuck = rig.run(&["host", "drain", "host-1"]).failed(exit::CONFLICT);
+    assert!(
+        stuck.contains("cannot be emptied")
+            && stuck.contains("team/db: stays: its files")
+            && stuck.contains("--stop-rest"),
+        "{stuck}"
+    );
+    rig.run(&["stop", "db"]).ok();
+    let done = rig.run(&["host", "drain", "host-1"]);
+    assert!(
+        done.err
+            .contains("Nothing runs on host-1 any more: 0 moved, 1 not running"),
+        "{done:#?}"
+    );
+    assert_eq!(done.ok(), "host-1\n");
+    let shown = redacted(&rig.run(&["host", "show", "host-1"]).ok());
+    assert!(
+        shown.contains("State drained\n") && shown.contains("team db does not run"),
+        "{shown}"
+    );
+    rig.run(&["host", "uncordon", "host-1"]).ok();
+    assert!(!rig.run(&["host", "ls"]).ok().contains("drained"));
+    rig.run(&["rm", "-f", "web", "db"]).ok();
+}
+
+fn host_id(rig: &Rig, name: &str) -> HostId {
+    let host = rig.control.host_find(&control::Caller::local_admin(), name);
+    host.unwrap().id.clone()
+}
+
+fn a_host_is_removed_knowingly(rig: &Rig) {
+    let args = ["run", "-d", "--name", "db", "web:1", "serve"];
+    rig.run(&args).ok();
+    let refused = rig.run(&["host", "rm", "host-1"]).failed(exit::CONFLICT);
+    for part in [
+        "workload db, which would be forgotten",
+        "Forgotten with host-1",
+        "team/db: stays: its files are on this host",
+        "use --force",
+    ] {
+        assert!(refused.contains(part), "no {part:?}: {refused}");
+    }
+    let removed = rig.run(&["host", "rm", "--force", "host-1"]);
+    assert!(removed.err.contains("team/db: stays"), "{removed:#?}");
+    assert_eq!(removed.ok(), "host-1\n");
+    assert_eq!(rig.run(&["ps", "-aq"]).ok(), "");
+}
+
+fn the_time_until_a_host_is_lost(rig: &Rig) {
+    let shown = rig.run(&["installation", "show"]).ok();
+    assert!(
+        redacted(&shown).contains("Host is lost after AGE"),
+        "{shown}"
+    );
+    let changed = ["installation", "update", "--host-loss-after", "45s"];
+    assert!(rig.run(&changed).ok().contains("45s"));
+    let refused = ["installation", "update", "--host-loss-after", "1s"];
+    let refused = rig.run(&refused).failed(exit::FAILED);
+    assert!(refused.contains("from 8 to 86400"), "{refused}");
 }
 
 fn users_and_tokens(rig: &Rig) {

@@ -16,7 +16,7 @@ pub mod value;
 mod workload;
 
 pub use access::{Binding, LoginArgs, TokenCommand, UserCommand};
-pub use host::HostCommand;
+pub use host::{DrainArgs, HostCommand};
 pub use image::ImageCommand;
 pub use pool::{
     DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolTopArgs, PoolUpdateArgs,
@@ -149,7 +149,7 @@ pub enum Command {
     /// Show and change what holds for the whole installation
     #[command(subcommand, arg_required_else_help = true)]
     Installation(InstallationCommand),
-    /// Show, add, cordon and remove hosts
+    /// Show, add, label, empty and remove hosts
     #[command(subcommand, arg_required_else_help = true)]
     Host(HostCommand),
     /// Make a workload from an image and start it

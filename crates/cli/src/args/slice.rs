@@ -127,7 +127,8 @@ pub enum InstallationCommand {
     },
     /// Change it; what is not named stays
     #[command(
-        after_help = "Examples:\n  plimsoll installation update --overcommit-cpu 2 --overcommit-memory 1.25"
+        after_help = "Examples:\n  plimsoll installation update --overcommit-cpu 2 --overcommit-memory 1.25\n  \
+        plimsoll installation update --host-loss-after 30s"
     )]
     Update {
         /// How far CPU sizes and requests may go beyond what there is
@@ -136,6 +137,9 @@ pub enum InstallationCommand {
         /// How far memory sizes and requests may go beyond what there is
         #[arg(long, value_name = "RATIO")]
         overcommit_memory: Option<String>,
+        /// How long a host must be silent to be taken as lost, 8s to 1d
+        #[arg(long, value_name = "SPAN", value_parser = value::span)]
+        host_loss_after: Option<std::time::Duration>,
         /// How to print.
         #[command(flatten)]
         output: OutputArgs,

@@ -167,6 +167,39 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A change of a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LabelChange {
+    /// It gets this value.
+    Set(String, String),
+    /// It goes.
+    Remove(String),
+}
+
+/// Parses `KEY=VALUE`, or `KEY-` to take it away.
+pub fn label_change(text: &str) -> Result<LabelChange, String> {
+    let bad = || format!("\"{text}\" changes no label: write KEY=VALUE, or KEY- to take it away");
+    if let Some((key, value)) = text.split_once('=') {
+        return if key.is_empty() {
+            Err(bad())
+        } else {
+            Ok(LabelChange::Set(key.to_owned(), value.to_owned()))
+        };
+    }
+    match text.strip_suffix('-') {
+        Some(key) if !key.is_empty() => Ok(LabelChange::Remove(key.to_owned())),
+        _ => Err(bad()),
+    }
+}
+
+/// Parses a whole percentage such as `150%` or `150`.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    number
+        .parse()
+        .map_err(|_| format!("\"{text}\" is not a percentage: write for example 150%"))
+}
+
 /// Parses `[[address:][host port]:]port[-port][/tcp|udp|sctp]`.
 pub fn ports(text: &str) -> Result<Ports, String> {
     let bad = || {
@@ -412,6 +445,29 @@ mod tests {
         ));
         for bad in ["", "a", "a:b", "a:/b:xx", "./a:/b", "a:/b:ro:z"] {
             assert!(volume(bad).is_err(), "{bad:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn labels_and_percentages() {
+        let set = |key: &str, value: &str| LabelChange::Set(key.into(), value.into());
+        for (text, change) in [
+            ("disk=ssd", set("disk", "ssd")),
+            ("odd-=x", set("odd-", "x")),
+            ("empty=", set("empty", "")),
+            ("disk-", LabelChange::Remove("disk".into())),
+        ] {
+            assert_eq!(label_change(text).unwrap(), change);
+        }
+        for bad in ["", "-", "disk", "=ssd"] {
+            assert!(label_change(bad).is_err(), "{bad:?} must be refused");
+        }
+        assert_eq!(
+            (percent("150%").unwrap(), percent("90").unwrap()),
+            (150, 90)
+        );
+        for bad in ["", "%", "1.5", "-1", "many"] {
+            assert!(percent(bad).is_err(), "{bad:?} must be refused");
         }
     }
 

@@ -2,14 +2,16 @@
 
 use http::Method;
 use wire::client::native::{Patience, path, with_query};
-use wire::native::host::{Host, JoinToken, JoinTokenCreate, State};
+use wire::native::host::{Host, JoinToken, JoinTokenCreate, PoolPart, State, Update};
 
 use crate::app::App;
+use crate::args::value::LabelChange;
 use crate::args::{Format, HostCommand};
+use crate::commands::drain;
 use crate::commands::list::{View, show};
 use crate::error::{Doing as _, Result};
-use crate::human;
 use crate::output::{Cell, Table, Tone, fields};
+use crate::{exit, human};
 
 pub(super) async fn execute(app: &App, command: HostCommand) -> Result<()> {
     match command {
@@ -31,28 +33,80 @@ pub(super) async fn execute(app: &App, command: HostCommand) -> Result<()> {
                 .get(&path(&["hosts", &host]))
                 .await
                 .doing(|| format!("cannot show host \"{host}\""))?;
-            print(app, &host, output.output)
+            print(app, &host, output.output).await
         }
         HostCommand::Token { ttl, output } => token(app, ttl, output.output).await,
+        HostCommand::Label { host, changes } => {
+            let mut body = Update::default();
+            for change in changes {
+                match change {
+                    LabelChange::Set(key, value) => drop(body.labels.insert(key, value)),
+                    LabelChange::Remove(key) => drop(body.labels_removed.insert(key)),
+                }
+            }
+            update(app, &host, &body).await
+        }
+        HostCommand::Overcommit { host, cpu, memory } => {
+            let body = Update {
+                cpu_overcommit_percent: cpu,
+                memory_overcommit_percent: memory,
+                ..Update::default()
+            };
+            update(app, &host, &body).await
+        }
         HostCommand::Cordon { hosts } => each(app, &hosts, "cordon").await,
         HostCommand::Uncordon { hosts } => each(app, &hosts, "uncordon").await,
+        HostCommand::Drain(args) => drain::drain(app, &args).await,
         HostCommand::Rm { hosts, force, yes } => {
             let question = format!("Remove {} from the installation?", hosts.join(", "));
             app.confirm(yes.yes || force, &question)?;
             for host in hosts {
-                let mut path = path(&["hosts", &host]);
-                if force {
-                    path = with_query(path, "force", "true");
-                }
-                let removed = app
-                    .client
-                    .call(Method::DELETE, &path, None::<&()>, Patience::Long)
-                    .await;
-                let () = removed.doing(|| format!("cannot remove host \"{host}\""))?;
+                remove(app, &host, force).await?;
                 app.printer.line(&host)?;
             }
             Ok(())
         }
+    }
+}
+
+async fn update(app: &App, host: &str, body: &Update) -> Result<()> {
+    let path = path(&["hosts", host]);
+    let changed = app
+        .client
+        .call(Method::PATCH, &path, Some(body), Patience::Short)
+        .await;
+    let _: Host = changed.doing(|| format!("cannot change host \"{host}\""))?;
+    app.printer.line(host)
+}
+
+/// Removes a host. What is forgotten with it is said first: as a note with `force`, else as the reason of the refusal.
+async fn remove(app: &App, host: &str, force: bool) -> Result<()> {
+    let mut path = path(&["hosts", host]);
+    if force {
+        path = with_query(path, "force", "true");
+        if let Some(lost) = drain::forgotten(app, host).await {
+            app.printer.note(&lost);
+        }
+    }
+    let removed = app
+        .client
+        .call(Method::DELETE, &path, None::<&()>, Patience::Long)
+        .await;
+    let removed: Result<()> = removed.doing(|| format!("cannot remove host \"{host}\""));
+    let Err(failure) = removed else {
+        return Ok(());
+    };
+    if failure.code != exit::CONFLICT || force {
+        return Err(failure);
+    }
+    let hint = failure.hint.replace("use force", "use --force");
+    let failure = failure.hint(hint);
+    match drain::forgotten(app, host).await {
+        Some(lost) => {
+            let why = format!("{}\n{lost}", failure.why);
+            Err(failure.why(why))
+        }
+        None => Err(failure),
     }
 }
 
@@ -96,12 +150,17 @@ async fn token(app: &App, ttl: std::time::Duration, format: Format) -> Result<()
     }
 }
 
-fn state(host: &Host) -> Cell {
-    match host.state {
-        State::Ready => Cell::new("ready", Tone::Good),
-        State::Cordoned => Cell::new("cordoned", Tone::Warn),
-        State::Unreachable => Cell::new("unreachable", Tone::Bad),
-    }
+/// A state in a word, with its tone.
+pub(super) fn state(state: State) -> Cell {
+    let (word, tone) = match state {
+        State::Ready => ("ready", Tone::Good),
+        State::Cordoned => ("cordoned", Tone::Warn),
+        State::Draining => ("draining", Tone::Warn),
+        State::Drained => ("drained", Tone::Warn),
+        State::Unreachable => ("unreachable", Tone::Bad),
+        State::Lost => ("lost", Tone::Bad),
+    };
+    Cell::new(word, tone)
 }
 
 fn table(hosts: &[Host]) -> Table {
@@ -110,17 +169,17 @@ fn table(hosts: &[Host]) -> Table {
         "STATE",
         "ZONE",
         "WORKLOADS",
-        "CPUS",
+        "CPU",
         "MEMORY",
+        "HEARD",
         "ADDRESS",
-        "KERNEL",
-        "AGE",
     ]);
     let now = human::now_ms();
     for host in hosts {
+        let (requested, room) = (host.requested, host.room);
         table.row(vec![
             host.name.as_str().into(),
-            state(host),
+            state(host.state),
             if host.zone.is_empty() {
                 "-"
             } else {
@@ -128,40 +187,126 @@ fn table(hosts: &[Host]) -> Table {
             }
             .into(),
             host.workloads.to_string().into(),
-            host.cpus.to_string().into(),
-            human::size(host.capacity.memory_bytes).into(),
+            format!(
+                "{}/{}",
+                human::cores(requested.cpu_millis),
+                human::cores(room.cpu_millis)
+            )
+            .into(),
+            format!(
+                "{}/{}",
+                human::size(requested.memory_bytes),
+                human::size(room.memory_bytes)
+            )
+            .into(),
+            heard(host, now).into(),
             host.address.as_str().into(),
-            host.kernel.as_str().into(),
-            human::age(&host.joined_at, now).into(),
         ]);
     }
     table
 }
 
-fn print(app: &App, host: &Host, format: Format) -> Result<()> {
+/// When it was heard last.
+fn heard(host: &Host, now_ms: i64) -> String {
+    match (&host.silent_since, host.state) {
+        (Some(since), _) => format!("{} ago", human::age(since, now_ms)),
+        (None, State::Unreachable | State::Lost) => "-".into(),
+        (None, State::Ready | State::Cordoned | State::Draining | State::Drained) => "now".into(),
+    }
+}
+
+/// What is asked for of what there is, and how that comes about.
+fn room(
+    (requested, room, there, reserve): (u64, u64, u64, u64),
+    percent: u32,
+    show: fn(u64) -> String,
+) -> String {
+    let overcommit = match percent {
+        100 => String::new(),
+        percent => format!(", {percent} %"),
+    };
+    format!(
+        "{} of {} requested ({} less {} reserve{overcommit})",
+        show(requested),
+        show(room),
+        show(there),
+        show(reserve)
+    )
+}
+
+async fn print(app: &App, host: &Host, format: Format) -> Result<()> {
     if format != Format::Table {
         return app.printer.value(host, format);
     }
+    app.printer.print(&fields(&lines(host)))?;
+    if !host.pools.is_empty() {
+        let parts = pool_table(&host.pools).text(app.printer.color);
+        app.printer.print(&format!("\nParts of pools:\n{parts}"))?;
+    }
+    match host.state {
+        State::Ready | State::Cordoned | State::Unreachable => Ok(()),
+        State::Draining | State::Drained | State::Lost => drain::show(app, &host.name).await,
+    }
+}
+
+fn lines(host: &Host) -> Vec<(&'static str, String)> {
+    let now = human::now_ms();
     let labels: Vec<String> = host
         .labels
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let state = match host.state {
-        State::Ready => "ready",
-        State::Cordoned => "cordoned",
-        State::Unreachable => "unreachable",
-    };
-    app.printer.print(&fields(&[
+    let cpu = (
+        host.requested.cpu_millis,
+        host.room.cpu_millis,
+        host.capacity.cpu_millis,
+        host.reserve.cpu_millis,
+    );
+    let memory = (
+        host.requested.memory_bytes,
+        host.room.memory_bytes,
+        host.capacity.memory_bytes,
+        host.reserve.memory_bytes,
+    );
+    let since = |time: &String| format!("{} ago, {time}", human::age(time, now));
+    let maintenance = host.drain.as_ref().map(|drain| {
+        let rest = if drain.stop_rest {
+            "; what cannot move is stopped"
+        } else {
+            ""
+        };
+        format!("since {}{rest}", since(&drain.since))
+    });
+    let mut lines = vec![
         ("Name", host.name.clone()),
         ("Id", host.id.clone()),
-        ("State", state.to_owned()),
+        ("State", state(host.state).text().to_owned()),
+        ("Maintenance", maintenance.unwrap_or_default()),
+        ("Lost", host.lost_at.as_ref().map(since).unwrap_or_default()),
+        ("Heard", heard(host, now)),
         ("Zone", host.zone.clone()),
         ("Labels", labels.join(", ")),
         ("Workloads", host.workloads.to_string()),
         ("Images", host.images.to_string()),
         ("CPUs", host.cpus.to_string()),
-        ("Memory", human::size(host.capacity.memory_bytes)),
+        ("CPU", room(cpu, host.overcommit.cpu_percent, human::cores)),
+        (
+            "Memory",
+            room(memory, host.overcommit.memory_percent, human::size),
+        ),
+    ];
+    let gpus = host.gpus.iter();
+    lines.extend(gpus.map(|gpu| {
+        let text = format!(
+            "{}: {}, {} % in use, {}",
+            gpu.index,
+            gpu.model,
+            f64::from(gpu.used_millis) / 10.0,
+            gpu.uuid
+        );
+        ("GPU", text)
+    }));
+    lines.extend([
         (
             "System",
             format!(
@@ -172,7 +317,32 @@ fn print(app: &App, host: &Host, format: Format) -> Result<()> {
         ("Address", host.address.clone()),
         ("Runtimes", host.runtimes.join(", ")),
         ("Agent", host.agent_version.clone()),
-        ("Last seen", host.last_seen_at.clone().unwrap_or_default()),
         ("Joined", host.joined_at.clone()),
-    ]))
+    ]);
+    lines
+}
+
+fn pool_table(parts: &[PoolPart]) -> Table {
+    let mut table = Table::new(&[
+        "POOL",
+        "WEIGHT",
+        "CPU USED",
+        "CPU LIMIT",
+        "MEMORY USED",
+        "MEMORY LIMIT",
+        "PROTECTED",
+    ]);
+    let or_none = |value: Option<u64>, show: fn(u64) -> String| value.map_or("-".into(), show);
+    for part in parts {
+        table.row(vec![
+            human::named(&part.pool).into(),
+            part.cpu_weight.to_string().into(),
+            or_none(part.cpu_used_millis, human::cores).into(),
+            or_none(part.cpu_limit_millis, human::cores).into(),
+            or_none(part.memory_used_bytes, human::size).into(),
+            or_none(part.memory_limit_bytes, human::size).into(),
+            human::size(part.memory_protected_bytes).into(),
+        ]);
+    }
+    table
 }

@@ -5,6 +5,7 @@
 mod access;
 mod apply;
 mod docker_env;
+mod drain;
 mod events;
 mod exec;
 mod explain;

@@ -74,12 +74,15 @@ pub(super) async fn installation(app: &App, command: InstallationCommand) -> Res
         InstallationCommand::Update {
             overcommit_cpu,
             overcommit_memory,
+            host_loss_after,
             output,
         } => {
             let body = Installation {
                 cpu_overcommit: overcommit_cpu,
                 memory_overcommit: overcommit_memory,
                 defaults: None,
+                host_loss_seconds: host_loss_after
+                    .map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)),
             };
             let changed = app
                 .client
@@ -94,10 +97,13 @@ pub(super) async fn installation(app: &App, command: InstallationCommand) -> Res
     }
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let defaults = settings.defaults.clone().unwrap_or_default();
+    let seconds = settings.host_loss_seconds;
+    let host_loss = seconds.map(|it| format!("{it}s")).unwrap_or_default();
     app.printer.print(&fields(&[
         ("CPU overcommit", text(&settings.cpu_overcommit)),
         ("Memory overcommit", text(&settings.memory_overcommit)),
         ("CPU charged by default", text(&defaults.cpu_request)),
         ("Memory charged by default", text(&defaults.memory_request)),
+        ("Host is lost after", host_loss),
     ]))
 }

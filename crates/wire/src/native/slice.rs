@@ -189,6 +189,9 @@ pub struct Installation {
     /// What workloads get that neither say themselves nor by their pools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defaults: Option<WorkloadDefaults>,
+    /// After how long without a word from a host it is taken as lost, 8 to 86400.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_loss_seconds: Option<u32>,
 }
 
 /// Text, or a number as it is written.

@@ -38,6 +38,28 @@ async fn answers_are_as_documented() {
         ("post", "/api/v1/hosts/{host}/cordon".into(), None),
         ("post", "/api/v1/hosts/{host}/uncordon".into(), None),
         (
+            "patch",
+            "/api/v1/hosts/{host}".into(),
+            Some(
+                json!({"labels": {"disk": "ssd"}, "labels_removed": ["rack"], "cpu_overcommit_percent": 150}),
+            ),
+        ),
+        ("get", "/api/v1/hosts/{host}/drain".into(), None),
+        (
+            "post",
+            "/api/v1/hosts/{host}/drain".into(),
+            Some(json!({"stop_rest": true, "force": true})),
+        ),
+        ("get", "/api/v1/hosts/{host}/drain".into(), None),
+        ("get", "/api/v1/hosts/{host}".into(), None),
+        ("post", "/api/v1/hosts/{host}/uncordon".into(), None),
+        ("get", "/api/v1/installation".into(), None),
+        (
+            "patch",
+            "/api/v1/installation".into(),
+            Some(json!({"host_loss_seconds": 20})),
+        ),
+        (
             "post",
             "/api/v1/join-tokens".into(),
             Some(json!({"ttl_seconds": 60})),
@@ -286,4 +308,86 @@ async fn what_becomes_of_a_workload_without_its_host_is_kept_and_checked() {
     assert_documented("post", "/api/v1/pools/{pool}/workloads", 201, &made);
     assert_eq!(made["spec"]["on_host_loss"], "at-most-one");
     assert_eq!(made["spec"]["priority"], 7);
+}
+
+#[tokio::test]
+async fn hosts_are_labelled_emptied_and_taken_into_use_again() {
+    let rig = Rig::new().await;
+    rig.pool("a").await;
+    rig.running("a", "w").await;
+    let host = "/api/v1/hosts/host-1";
+    let change = json!({"labels": {"disk": "ssd", "rack": "4"}, "memory_overcommit_percent": 50});
+    let (status, changed) = rig.admin("PATCH", host, Some(change)).await;
+    assert_eq!(status, StatusCode::OK, "{changed}");
+    assert_eq!(changed["labels"], json!({"disk": "ssd", "rack": "4"}));
+    let (room, capacity, reserve) = (
+        changed["room"]["memory_bytes"].as_u64().unwrap(),
+        changed["capacity"]["memory_bytes"].as_u64().unwrap(),
+        changed["reserve"]["memory_bytes"].as_u64().unwrap(),
+    );
+    assert_eq!(room, (capacity - reserve) / 2);
+    assert_eq!(changed["requested"]["memory_bytes"], 16 << 20);
+    let (_, changed) = rig
+        .admin("PATCH", host, Some(json!({"labels_removed": ["rack"]})))
+        .await;
+    assert_eq!(changed["labels"], json!({"disk": "ssd"}));
+    assert_eq!(changed["overcommit"]["memory_percent"], 50);
+    for (bad, why) in [
+        (json!({"labels": {"a b": "x"}}), "cannot be a key"),
+        (json!({"cpu_overcommit_percent": 3}), "from 10 %"),
+        (json!({"zone": "b"}), "zone"),
+    ] {
+        let (status, answer) = rig.admin("PATCH", host, Some(bad)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains(why), "{message}");
+    }
+
+    let drain = format!("{host}/drain");
+    let (status, refused) = rig.admin("POST", &drain, None).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused}");
+    assert!(
+        refused["hint"]
+            .as_str()
+            .unwrap()
+            .starts_with("add or uncordon"),
+        "{refused}"
+    );
+    let (status, _) = rig
+        .admin("POST", &drain, Some(json!({"force": true})))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, outlook) = rig.admin("GET", &drain, None).await;
+    assert_eq!(outlook["state"], "draining");
+    assert_eq!(outlook["workloads"][0]["workload"]["name"], "w");
+    assert_eq!(outlook["workloads"][0]["fate"], "stays");
+    let (_, outlook) = rig
+        .admin("GET", &format!("{drain}?stop_rest=true"), None)
+        .await;
+    assert_eq!(outlook["workloads"][0]["fate"], "stops");
+    rig.admin("DELETE", "/api/v1/pools/a/workloads/w?force=true", None)
+        .await;
+    let (_, shown) = rig.admin("GET", host, None).await;
+    assert_eq!(shown["state"], "drained", "{shown}");
+    let (_, shown) = rig.admin("POST", &format!("{host}/uncordon"), None).await;
+    assert_eq!(shown["state"], "ready");
+    assert!(shown["drain"].is_null());
+}
+
+#[tokio::test]
+async fn the_time_until_a_host_is_lost_is_set() {
+    let rig = Rig::new().await;
+    let path = "/api/v1/installation";
+    let (_, before) = rig.admin("GET", path, None).await;
+    assert_eq!(before["host_loss_seconds"], 10);
+    let (status, after) = rig
+        .admin("PATCH", path, Some(json!({"host_loss_seconds": 45})))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(after["host_loss_seconds"], 45);
+    assert_eq!(after["cpu_overcommit"], before["cpu_overcommit"]);
+    let (status, refused) = rig
+        .admin("PATCH", path, Some(json!({"host_loss_seconds": 1})))
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{refused}");
 }

@@ -173,6 +173,19 @@ async fn the_installation_is_for_its_admins() {
     let rig = rig().await;
     let requests = [
         ("GET", "/api/v1/hosts", None),
+        ("GET", "/api/v1/hosts/host-1", None),
+        ("GET", "/api/v1/hosts/host-1/drain", None),
+        (
+            "POST",
+            "/api/v1/hosts/host-1/drain",
+            Some(json!({"force": true})),
+        ),
+        (
+            "PATCH",
+            "/api/v1/hosts/host-1",
+            Some(json!({"labels": {"disk": "ssd"}})),
+        ),
+        ("POST", "/api/v1/hosts/host-1/cordon", None),
         ("POST", "/api/v1/hosts/host-1/uncordon", None),
         ("POST", "/api/v1/join-tokens", None),
         ("GET", "/api/v1/principals", None),

@@ -262,8 +262,8 @@ impl Up<'_> {
 
 fn connected(host: &Host) -> bool {
     match host.state {
-        HostState::Ready | HostState::Cordoned => true,
-        HostState::Unreachable => false,
+        HostState::Ready | HostState::Cordoned | HostState::Draining | HostState::Drained => true,
+        HostState::Unreachable | HostState::Lost => false,
     }
 }
 

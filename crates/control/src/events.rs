@@ -188,12 +188,14 @@ impl EventLog {
         if new.lost_at.is_some() && old.lost_at.is_none() {
             self.host(after, "lost", &[]);
         }
+        let begins = after.drain.is_some() && before.drain.is_none();
         match (before.cordoned, after.cordoned) {
-            (false, true) => self.host(after, "cordoned", &[]),
+            // Maintenance says it already.
+            (false, true) if !begins => self.host(after, "cordoned", &[]),
             (true, false) => self.host(after, "uncordoned", &[]),
-            (true, true) | (false, false) => {}
+            (_, true) | (false, false) => {}
         }
-        if after.drain.is_some() && before.drain.is_none() {
+        if begins {
             self.host(after, "draining", &[]);
         }
     }

@@ -363,15 +363,19 @@ fn kept_by(snapshot: &Snapshot, host: &Host) -> Option<String> {
              --dry-run` for what becomes of each, or use force to forget them"
         ));
     }
-    (moved > 0).then(|| {
-        let state = if lost {
-            "is lost and has"
-        } else {
-            "still has"
-        };
+    let these = match moved {
+        0 => return None,
+        1 => "1 workload that is elsewhere now".to_owned(),
+        many => format!("{many} workloads that are elsewhere now"),
+    };
+    Some(if host.status.connected {
         format!(
-            "host {name} {state} to remove what it has of workloads that were taken away from it{elsewhere}: wait, or \
-             use force to leave that there"
+            "host {name} still has to remove what it has of {these}: wait a moment, or use force to leave that there"
+        )
+    } else {
+        format!(
+            "host {name} cannot be reached and still has to remove what it has of {these}: wait until it is back, or \
+             use force to forget it with what is left there"
         )
     })
 }

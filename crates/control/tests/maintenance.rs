@@ -413,7 +413,6 @@ async fn what_happens_to_hosts_and_workloads_is_told() {
             ("h2", "connected"),
             ("h2", "cordoned"),
             ("h2", "uncordoned"),
-            ("h1", "cordoned"),
             ("h1", "draining"),
             ("h1", "drained"),
             ("h2", "unreachable"),
@@ -509,6 +508,35 @@ async fn a_host_with_workloads_is_removed_only_after_it_was_said_what_is_forgott
     assert!(snapshot.workload(&db).is_none());
     let web = snapshot.workload(&web).unwrap();
     assert!(web.left.is_empty() && web.pool == pool);
+}
+
+#[tokio::test]
+async fn a_host_that_still_has_to_remove_something_is_not_just_forgotten() {
+    let mut w = world(2).await;
+    w.only_h1().await;
+    let web = w.on_h1("web", json!({})).await;
+    w.all().await;
+    let (h1, h2) = (w.hosts[0].id.clone(), w.hosts[1].id.clone());
+    drop(w.hosts.remove(0));
+    w.until("the end of the link", |w| !w.host("h1").status.connected)
+        .await;
+    let edit = |workload: &mut Workload| {
+        workload.host = Some(h2.clone());
+        workload.left.insert(h1.clone(), control::now());
+    };
+    w.control.test_workload_edit(&web, edit).await.unwrap();
+    let refused = w.control.host_remove(&admin(), "h1", false).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Conflict);
+    assert!(
+        refused
+            .message
+            .contains("cannot be reached and still has to remove what it has of 1 workload"),
+        "{}",
+        refused.message
+    );
+    w.control.host_remove(&admin(), "h1", true).await.unwrap();
+    assert!(w.control.snapshot().workload(&web).unwrap().left.is_empty());
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ fn busy(outlook: &Outlook) -> impl Iterator<Item = &Leaving> {
 /// What was told already of each workload.
 #[derive(Default)]
 struct Progress {
-    known: BTreeMap<String, (Leaving, String)>,
+    known: BTreeMap<String, Leaving>,
     moved: usize,
     stopped: usize,
     silent: bool,
@@ -139,7 +139,7 @@ impl Progress {
     async fn take(&mut self, app: &App, outlook: &Outlook) -> Vec<String> {
         let mut lines = Vec::new();
         let silent = matches!(outlook.state, State::Unreachable | State::Lost);
-        if silent && !std::mem::replace(&mut self.silent, silent) {
+        if silent && !self.silent {
             lines.push(format!(
                 "{} cannot be reached: nothing there can be told to end",
                 outlook.host.name
@@ -148,40 +148,43 @@ impl Progress {
         self.silent = silent;
         let mut before = std::mem::take(&mut self.known);
         for it in &outlook.workloads {
-            let words = words(it);
-            let known = before.remove(&it.workload.id);
-            let was = known.as_ref().map(|(leaving, _)| leaving.fate);
-            if known.as_ref().is_none_or(|(_, told)| *told != words) {
-                match (was, it.fate) {
-                    // What did not run at first is not of interest.
-                    (None, Fate::Idle) => {}
-                    (Some(_), Fate::Idle) => {
-                        self.stopped += 1;
-                        lines.push(format!("{}: stopped", name(it)));
-                    }
-                    (_, Fate::Moved) => {
-                        self.moved += 1;
-                        let to = it.to.as_ref().map(human::named);
-                        let to = to.map_or("waits for a place elsewhere".into(), |to| {
-                            format!("moved to {to}")
-                        });
-                        lines.push(format!("{}: {to}", name(it)));
-                    }
-                    (_, _) => lines.push(format!("{}: {words}", name(it))),
-                }
+            let was = before.remove(&it.workload.id).map(|it| it.fate);
+            if was != Some(it.fate) {
+                lines.extend(
+                    self.changed(was, it)
+                        .map(|text| format!("{}: {text}", name(it))),
+                );
             }
-            self.known
-                .insert(it.workload.id.clone(), (it.clone(), words));
+            self.known.insert(it.workload.id.clone(), it.clone());
         }
         let gone = before.into_values();
-        for (leaving, _) in gone.filter(|(it, _)| it.fate != Fate::Moved) {
-            lines.push(format!(
-                "{}: {}",
-                name(&leaving),
-                self.whereabouts(app, &leaving).await
-            ));
+        for it in gone.filter(|it| it.fate != Fate::Moved) {
+            let text = self.whereabouts(app, &it).await;
+            lines.push(format!("{}: {text}", name(&it)));
         }
         lines
+    }
+
+    /// What has become of a workload now; `None`: nothing of interest.
+    fn changed(&mut self, was: Option<Fate>, it: &Leaving) -> Option<String> {
+        match (was, it.fate) {
+            // What did not run from the beginning.
+            (None, Fate::Idle) => None,
+            (Some(_), Fate::Idle) => {
+                self.stopped += 1;
+                Some("stopped".to_owned())
+            }
+            (_, Fate::Moved) => {
+                self.moved += 1;
+                Some(match &it.to {
+                    Some(to) => format!("moved to {}", human::named(to)),
+                    None => "waits for a place elsewhere".to_owned(),
+                })
+            }
+            (_, Fate::Moves | Fate::Moving | Fate::Waits | Fate::Stays | Fate::Stops) => {
+                Some(words(it))
+            }
+        }
     }
 
     /// Where a workload is that is not on the host any more.
@@ -200,20 +203,21 @@ impl Progress {
 
     fn summary(&self, outlook: &Outlook) -> String {
         let idle = outlook.workloads.len().saturating_sub(self.stopped);
-        let mut parts = vec![format!("{} moved", self.moved)];
-        for (count, what) in [
+        let parts: Vec<String> = [
+            (self.moved, "moved"),
             (self.stopped, "stopped"),
-            (idle, "not running, their files stay"),
-        ] {
-            if count > 0 {
-                parts.push(format!("{count} {what}"));
-            }
+            (idle, "not running, with files that stay"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+        let host = &outlook.host.name;
+        if parts.is_empty() {
+            format!("Nothing runs on {host} any more.")
+        } else {
+            format!("Nothing runs on {host} any more: {}.", parts.join(", "))
         }
-        format!(
-            "Nothing runs on {} any more: {}.",
-            outlook.host.name,
-            parts.join(", ")
-        )
     }
 }
 
@@ -240,7 +244,7 @@ fn words(leaving: &Leaving) -> String {
     let reason = leaving.reason.as_deref().unwrap_or_default();
     match (leaving.fate, to) {
         (Fate::Moves, Some(to)) => format!("moves ({to} has room)"),
-        (Fate::Moved, Some(to)) => format!("moved to {to}; it still has to be removed here"),
+        (Fate::Moved, Some(to)) => format!("moved to {to}; still to be removed where it was"),
         (fate, _) if reason.is_empty() => word(fate).0.to_owned(),
         (fate, _) => format!("{}: {reason}", word(fate).0),
     }

@@ -59,10 +59,16 @@ fn line(event: &Event) -> String {
         .attributes
         .iter()
         .filter(|(key, _)| key.as_str() != "name")
-        .map(|(key, value)| format!("{key}={value}"))
+        .map(|(key, value)| {
+            if value.contains(char::is_whitespace) {
+                format!("{key}=\"{value}\"")
+            } else {
+                format!("{key}={value}")
+            }
+        })
         .collect();
     let text = format!(
-        "{}  {pool:12}  {:8}  {:12}  {name}  {}",
+        "{:24}  {pool:12}  {:8}  {:12}  {name}  {}",
         event.time,
         event.subject,
         event.action,

@@ -2,7 +2,8 @@
 
 use http::Method;
 use wire::client::native::{Patience, path, with_query};
-use wire::native::host::{Host, JoinToken, JoinTokenCreate, PoolPart, State, Update};
+use wire::native::Amount;
+use wire::native::host::{Gpu, Host, JoinToken, JoinTokenCreate, PoolPart, State, Update};
 
 use crate::app::App;
 use crate::args::value::LabelChange;
@@ -216,21 +217,17 @@ fn heard(host: &Host, now_ms: i64) -> String {
 }
 
 /// What is asked for of what there is, and how that comes about.
-fn room(
-    (requested, room, there, reserve): (u64, u64, u64, u64),
-    percent: u32,
-    show: fn(u64) -> String,
-) -> String {
+fn room(host: &Host, of: fn(&Amount) -> u64, percent: u32, show: fn(u64) -> String) -> String {
     let overcommit = match percent {
         100 => String::new(),
         percent => format!(", {percent} %"),
     };
     format!(
         "{} of {} requested ({} less {} reserve{overcommit})",
-        show(requested),
-        show(room),
-        show(there),
-        show(reserve)
+        show(of(&host.requested)),
+        show(of(&host.room)),
+        show(of(&host.capacity)),
+        show(of(&host.reserve))
     )
 }
 
@@ -256,70 +253,61 @@ fn lines(host: &Host) -> Vec<(&'static str, String)> {
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let cpu = (
-        host.requested.cpu_millis,
-        host.room.cpu_millis,
-        host.capacity.cpu_millis,
-        host.reserve.cpu_millis,
+    let (cpu, memory) = (host.overcommit.cpu_percent, host.overcommit.memory_percent);
+    let lost = host.lost_at.as_ref();
+    let lost = lost.map(|at| format!("{} ago, {at}", human::age(at, now)));
+    let system = format!(
+        "{}, kernel {}, {}, cgroup {}",
+        host.os, host.kernel, host.architecture, host.cgroup
     );
-    let memory = (
-        host.requested.memory_bytes,
-        host.room.memory_bytes,
-        host.capacity.memory_bytes,
-        host.reserve.memory_bytes,
-    );
-    let since = |time: &String| format!("{} ago, {time}", human::age(time, now));
-    let maintenance = host.drain.as_ref().map(|drain| {
-        let rest = if drain.stop_rest {
-            "; what cannot move is stopped"
-        } else {
-            ""
-        };
-        format!("since {}{rest}", since(&drain.since))
-    });
     let mut lines = vec![
         ("Name", host.name.clone()),
         ("Id", host.id.clone()),
         ("State", state(host.state).text().to_owned()),
-        ("Maintenance", maintenance.unwrap_or_default()),
-        ("Lost", host.lost_at.as_ref().map(since).unwrap_or_default()),
+        ("Maintenance", maintenance(host, now)),
+        ("Lost", lost.unwrap_or_default()),
         ("Heard", heard(host, now)),
         ("Zone", host.zone.clone()),
         ("Labels", labels.join(", ")),
         ("Workloads", host.workloads.to_string()),
         ("Images", host.images.to_string()),
         ("CPUs", host.cpus.to_string()),
-        ("CPU", room(cpu, host.overcommit.cpu_percent, human::cores)),
+        ("CPU", room(host, |it| it.cpu_millis, cpu, human::cores)),
         (
             "Memory",
-            room(memory, host.overcommit.memory_percent, human::size),
+            room(host, |it| it.memory_bytes, memory, human::size),
         ),
     ];
-    let gpus = host.gpus.iter();
-    lines.extend(gpus.map(|gpu| {
-        let text = format!(
-            "{}: {}, {} % in use, {}",
-            gpu.index,
-            gpu.model,
-            f64::from(gpu.used_millis) / 10.0,
-            gpu.uuid
-        );
-        ("GPU", text)
-    }));
+    lines.extend(host.gpus.iter().map(|gpu| ("GPU", gpu_words(gpu))));
     lines.extend([
-        (
-            "System",
-            format!(
-                "{}, kernel {}, {}, cgroup {}",
-                host.os, host.kernel, host.architecture, host.cgroup
-            ),
-        ),
+        ("System", system),
         ("Address", host.address.clone()),
         ("Runtimes", host.runtimes.join(", ")),
         ("Agent", host.agent_version.clone()),
         ("Joined", host.joined_at.clone()),
     ]);
     lines
+}
+
+fn maintenance(host: &Host, now_ms: i64) -> String {
+    let Some(drain) = &host.drain else {
+        return String::new();
+    };
+    let rest = if drain.stop_rest {
+        "; what cannot move is stopped"
+    } else {
+        ""
+    };
+    let age = human::age(&drain.since, now_ms);
+    format!("for {age}, since {}{rest}", drain.since)
+}
+
+fn gpu_words(gpu: &Gpu) -> String {
+    let used = f64::from(gpu.used_millis) / 10.0;
+    format!(
+        "{}: {}, {used} % in use, {}",
+        gpu.index, gpu.model, gpu.uuid
+    )
 }
 
 fn pool_table(parts: &[PoolPart]) -> Table {

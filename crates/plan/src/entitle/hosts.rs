@@ -31,6 +31,8 @@ pub struct HostPart {
     pub amount: u64,
     /// Of this, what is guaranteed.
     pub reserved: u64,
+    /// Its part of the whole reservation, needed now or not: what it finds there at once when it wakes up.
+    pub guaranteed: u64,
     /// What they may never pass there; `None`: the pool has no limit.
     pub limit: Option<u64>,
 }
@@ -67,6 +69,7 @@ pub fn divide(
     for (at, parts) in nodes.iter_mut().enumerate() {
         let line = tree.nodes[at].line(resource);
         reserve(parts, line.reservation);
+        guarantee(parts, line.reservation, rooms);
         // The root's limit is what the hosts have; no group enforces it.
         if let (Some(limit), Some(_)) = (line.limit, &tree.nodes[at].pool) {
             limit_parts(parts, limit, rooms);
@@ -87,7 +90,7 @@ fn summed(mut parts: Vec<HostPart>) -> Vec<HostPart> {
         same
     });
     for part in &mut parts {
-        (part.reserved, part.limit) = (0, None);
+        (part.reserved, part.guaranteed, part.limit) = (0, 0, None);
     }
     parts
 }
@@ -99,6 +102,21 @@ fn reserve(parts: &mut [HostPart], reservation: u64) {
         .zip(fair::in_proportion(reservation, &amounts))
     {
         part.reserved = reserved;
+    }
+}
+
+/// The whole reservation by demand, in equal parts where nothing is demanded.
+fn guarantee(parts: &mut [HostPart], reservation: u64, rooms: &[u64]) {
+    let wanted: Vec<Part> = parts
+        .iter()
+        .map(|part| Part {
+            weight: (part.demand >> SHIFT).clamp(1, WEIGHT_MAX),
+            low: part.reserved,
+            high: rooms[part.host as usize].max(part.reserved),
+        })
+        .collect();
+    for (part, guaranteed) in parts.iter_mut().zip(fair::divide(reservation, &wanted)) {
+        part.guaranteed = guaranteed;
     }
 }
 

@@ -23,6 +23,7 @@ pub fn host_pools(
     rooms: &[u64],
 ) -> BTreeMap<HostId, BTreeMap<PoolId, HostPool>> {
     let mut told: BTreeMap<HostId, BTreeMap<PoolId, HostPool>> = BTreeMap::new();
+    let weights = Weights::new(tree, cpu, rooms);
     for (at, node) in tree.nodes.iter().enumerate() {
         let Some(pool) = &node.pool else { continue };
         let parent = node
@@ -42,15 +43,16 @@ pub fn host_pools(
         };
         for part in &cpu.nodes[at] {
             let room = rooms.get(part.host as usize).copied().unwrap_or(0);
+            let amount = weights.amount(at, part);
             entry(part, &|line| {
-                let weight = model::amount::scale(part.amount, WEIGHT_MAX, room.max(1));
+                let weight = model::amount::scale(amount, WEIGHT_MAX, room.max(1));
                 line.cpu_weight = u32::try_from(weight.clamp(1, WEIGHT_MAX)).unwrap_or(1);
                 line.cpu_limit = part.limit.map(CpuMillis);
             });
         }
         for part in &memory.nodes[at] {
             entry(part, &|line| {
-                line.memory_low = MemoryBytes(part.reserved);
+                line.memory_low = MemoryBytes(part.guaranteed);
                 let most = part.limit.unwrap_or(u64::MAX);
                 line.memory_high = Some(MemoryBytes(part.amount.min(most)));
                 line.memory_limit = part.limit.map(MemoryBytes);
@@ -58,4 +60,70 @@ pub fn host_pools(
         }
     }
     told
+}
+
+/// What CPU weights stand for.
+///
+/// A pool that sleeps keeps the weight of what is guaranteed to it, and those who borrow that meanwhile count only as far
+/// as there is more than all guarantees: so the owner has its CPU back in the moment it wakes up, before anything is
+/// measured or told.
+struct Weights<'a> {
+    tree: &'a Tree,
+    division: &'a Division,
+    rooms: &'a [u64],
+    /// By node and host, of all of its children together: what is guaranteed, and what they may use beyond that.
+    children: Vec<BTreeMap<u32, (u64, u64)>>,
+}
+
+impl<'a> Weights<'a> {
+    fn new(tree: &'a Tree, division: &'a Division, rooms: &'a [u64]) -> Self {
+        let mut children = vec![BTreeMap::new(); tree.nodes.len()];
+        for (at, node) in tree.nodes.iter().enumerate() {
+            let Some(parent) = node.parent else { continue };
+            for part in &division.nodes[at] {
+                let sums: &mut (u64, u64) = children[parent].entry(part.host).or_default();
+                sums.0 = sums.0.saturating_add(part.guaranteed);
+                sums.1 = sums.1.saturating_add(beyond(part));
+            }
+        }
+        Self {
+            tree,
+            division,
+            rooms,
+            children,
+        }
+    }
+
+    /// What the weight of a node on a host stands for, in thousandths of a core.
+    fn amount(&self, at: usize, part: &HostPart) -> u64 {
+        let Some(parent) = self.tree.nodes[at].parent else {
+            return part.amount;
+        };
+        let sums = self.children[parent].get(&part.host).copied();
+        let (guaranteed, all_beyond) = sums.unwrap_or_default();
+        let free = self.whole(parent, part.host).saturating_sub(guaranteed);
+        let beyond = beyond(part);
+        let lent = if all_beyond <= free {
+            beyond
+        } else {
+            model::amount::scale(beyond, free, all_beyond)
+        };
+        part.guaranteed.saturating_add(lent)
+    }
+
+    /// What a node has on a host for its children.
+    fn whole(&self, at: usize, host: u32) -> u64 {
+        let room = self.rooms.get(host as usize).copied().unwrap_or(0);
+        if at == ROOT {
+            return room;
+        }
+        let parts = &self.division.nodes[at];
+        let found = parts.binary_search_by_key(&host, |it| it.host);
+        found.map_or(room, |it| parts[it].amount.max(parts[it].guaranteed))
+    }
+}
+
+/// What a pool may use on a host beyond what is guaranteed to it.
+fn beyond(part: &HostPart) -> u64 {
+    part.amount.saturating_sub(part.guaranteed)
 }

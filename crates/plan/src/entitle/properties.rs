@@ -131,6 +131,34 @@ fn a_host_is_told_every_pool_up_to_the_root() {
     assert_eq!(pools[&pool_id(1)].cpu_weight, 2500);
 }
 
+#[test]
+fn a_sleeping_owner_keeps_the_weight_of_its_reservation() {
+    let reserving = |number, cpu: u64| {
+        let reservation = json!({"cpu": {"reservation": {"absolute": cpu}}});
+        pool(number, None, slice(reservation))
+    };
+    let tree = tree(&[reserving(1, 4000), reserving(2, 0), reserving(3, 0)], 8);
+    // Pool 1 sleeps; the others want more than there is.
+    let own = [
+        Demand::default(),
+        Demand::default(),
+        need(9000, 10),
+        need(9000, 10),
+    ];
+    let given = entitle(&tree, CPU, &own);
+    assert_eq!(given[1].amount + given[2].amount + given[3].amount, 8000);
+    let sample = |node, demand| Sample {
+        node,
+        host: 0,
+        demand,
+    };
+    let samples = [sample(1, 0), sample(2, 9000), sample(3, 9000)];
+    let cpu = hosts::divide(&tree, CPU, &given, &[8000], &samples);
+    let told = lower::host_pools(&tree, (&cpu, &cpu), &[host(1)], &[8000]);
+    let weight = |number| told[&host(1)][&pool_id(number)].cpu_weight;
+    assert_eq!([weight(1), weight(2), weight(3)], [5000, 2500, 2500]);
+}
+
 // Properties.
 
 fn amount() -> impl Strategy<Value = serde_json::Value> {
@@ -256,6 +284,35 @@ proptest! {
         }
     }
 
+    /// Whoever sleeps and wakes up: by its weight every pool gets at least what is guaranteed to it on the host.
+    #[test]
+    fn weights_keep_every_guarantee(pools in modest_pools(), cores in 9..20u64) {
+        let (tree, own) = resolved(&pools, cores);
+        let given = entitle(&tree, CPU, &own);
+        let samples: Vec<Sample> = (1..tree.nodes.len())
+            .map(|at| Sample {
+                node: u32::try_from(at).unwrap(),
+                host: 0,
+                demand: own[at].demand,
+            })
+            .collect();
+        let room = cores * 1000;
+        let cpu = hosts::divide(&tree, CPU, &given, &[room], &samples);
+        let told = lower::host_pools(&tree, (&cpu, &cpu), &[host(1)], &[room]);
+        let weight = |at: usize| {
+            let pool = tree.nodes[at].pool.as_ref().unwrap();
+            u64::from(told[&host(1)][pool].cpu_weight)
+        };
+        let top: Vec<usize> = tree.nodes[ROOT].children.clone();
+        let all: u64 = top.iter().map(|at| weight(*at)).sum();
+        for at in &top {
+            let guaranteed = cpu.nodes[*at][0].guaranteed;
+            // Weights are whole numbers of ten thousandths.
+            let slack = room / 1000 + 1;
+            prop_assert!(weight(*at) * room / all.max(1) + slack >= guaranteed, "{} of {all}: {guaranteed}", weight(*at));
+        }
+    }
+
     /// Invariant 4, in rest: divided parts add up, inside each host's capacity; divided limits never exceed the limit.
     #[test]
     fn divided_parts_add_up_inside_every_host(
@@ -300,6 +357,9 @@ proptest! {
             let parts = &division.nodes[at];
             let sum: u64 = parts.iter().map(|part| part.amount).sum();
             prop_assert!(sum <= given[at].amount);
+            let guaranteed: u64 = parts.iter().map(|part| part.guaranteed).sum();
+            prop_assert!(guaranteed <= node.line(CPU).reservation.max(sum));
+            prop_assert!(parts.iter().all(|part| part.guaranteed >= part.reserved));
             let reserved: u64 = parts.iter().map(|part| part.reserved).sum();
             prop_assert_eq!(reserved, node.line(CPU).reservation.min(sum));
             if let (Some(limit), Some(_)) = (node.line(CPU).limit, &node.pool) {

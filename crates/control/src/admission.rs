@@ -189,6 +189,16 @@ pub(crate) fn tree_of(snapshot: &Snapshot, changed: Option<&Pool>) -> Tree {
     Tree::resolve(stored, &rooms(inputs.iter()), &installation(snapshot))
 }
 
+/// The pool tree of a snapshot, if these were its hosts.
+pub(crate) fn tree_with_hosts<'a>(
+    snapshot: &Snapshot,
+    hosts: impl Iterator<Item = &'a Host>,
+) -> Tree {
+    let inputs: Vec<HostInput> = hosts.filter_map(HostInput::of).collect();
+    let pools = snapshot.pools().map(|row| row.value());
+    Tree::resolve(pools, &rooms(inputs.iter()), &installation(snapshot))
+}
+
 /// What holds for the whole installation.
 pub(crate) fn installation(snapshot: &Snapshot) -> Installation {
     snapshot

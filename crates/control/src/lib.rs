@@ -42,6 +42,7 @@ mod segments;
 pub mod streams;
 pub mod testing;
 mod wait;
+pub mod whatif;
 pub mod workloads;
 
 pub use caller::{Action, Caller};

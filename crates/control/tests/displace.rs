@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use control::pools::PoolCreate;
 use control::testing::{RawHost, TestHost};
+use control::whatif::{Assumption, Fate, LineKind};
 use control::workloads::{StartOptions, StopOptions};
 use control::{Caller, Control};
 use model::division::Division;
@@ -532,4 +533,124 @@ async fn a_host_over_its_line_parks_who_is_beyond_its_part() {
         hold.reason
     );
     assert!(get(&control, mine).hold.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_foretold_of_a_lost_host_is_what_happens() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 3).await;
+    tokio::time::sleep(Duration::from_secs(60)).await; // tidy: sleep: the paused clock goes on by it
+    let red = pool(&control, "red", json!({})).await;
+    let mut ids = Vec::new();
+    // 15 of 22.8 GiB, two to a host at most: without one host, not all find room.
+    for number in 0..5 {
+        ids.push(started(&control, &red, &format!("w{number}"), 3, always()).await);
+    }
+    let first = get(&control, &ids[0]);
+    let name = host_name(&control, &first);
+    let before: Vec<Workload> = ids.iter().map(|id| get(&control, id)).collect();
+    let assumption = Assumption::WithoutHost {
+        host: name.clone(),
+        drained: false,
+    };
+    let foretold = control.what_if(&admin(), &assumption).unwrap();
+    let after: Vec<Workload> = ids.iter().map(|id| get(&control, id)).collect();
+    assert_eq!(before, after, "asking changes nothing");
+    assert!(!foretold.placed.is_empty(), "{foretold:?}");
+    let lost = cut(&control, &mut all, &ids[0]);
+    assert_eq!(lost, name);
+    let moved = |control: &Control| -> Vec<String> {
+        let rows = ids.iter().map(|id| get(control, id));
+        rows.filter(|row| !row.left.is_empty())
+            .map(|row| row.name.to_string())
+            .collect()
+    };
+    until(&control, "as many move as was foretold", |control| {
+        moved(control).len() == foretold.placed.len()
+    })
+    .await;
+    let mut names: Vec<String> = foretold.placed.iter().map(|it| it.name.clone()).collect();
+    names.sort();
+    assert_eq!(moved(&control), names);
+    // And no more, however long one waits.
+    for _ in 0..30 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    assert_eq!(moved(&control), names);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_foretold_of_more_workloads_is_what_happens() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let owner = pool(&control, "owner", reserve(4)).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    started(&control, &borrower, "hog", 5, json!({})).await;
+    let like = made(&control, &owner, "web", 2, json!({})).await;
+    let assumption = Assumption::Add {
+        count: 4,
+        pool: owner.clone(),
+        like: like.clone(),
+    };
+    let foretold = control.what_if(&admin(), &assumption).unwrap();
+    let names = |fates: &[Fate]| fates.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&foretold.placed), ["web+1", "web+2", "web+3"]);
+    assert_eq!(names(&foretold.parked), ["hog"]);
+    assert_eq!(
+        names(&foretold.refused),
+        ["web+4"],
+        "beyond what is reserved it parks nobody"
+    );
+    // A tenant sees that others make room, not who they are.
+    let tenant = Caller::endpoint("tenant".into(), owner.clone());
+    let seen = control.what_if(&tenant, &assumption).unwrap();
+    assert_eq!(
+        (names(&seen.parked), seen.parked[0].pool.as_str()),
+        (vec![String::new()], "")
+    );
+    let host = Assumption::WithoutHost {
+        host: "h1".into(),
+        drained: false,
+    };
+    assert!(control.what_if(&tenant, &host).is_err());
+    let mut running = Vec::new();
+    for number in 0..4 {
+        let id = made(&control, &owner, &format!("real{number}"), 2, json!({})).await;
+        let starting = {
+            let (control, owner, id) = (control.clone(), owner.clone(), id.clone());
+            tokio::spawn(async move {
+                let options = StartOptions::default();
+                control.workload_start(&admin(), &owner, &id, options).await
+            })
+        };
+        for _ in 0..100 {
+            control.keep_placed_once().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await; // tidy: sleep: the paused clock goes on by it
+        }
+        running.push(starting.await.unwrap().is_ok());
+    }
+    assert_eq!(running, [true, true, true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smaller_limit_is_shown_before_it_is_set() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let red = pool(&control, "red", json!({})).await;
+    started(&control, &red, "web", 3, json!({})).await;
+    let limit = |gib: u64| Assumption::Pool {
+        pool: "red".into(),
+        slice: Box::new(
+            serde_json::from_value(json!({"memory": {"limit": {"absolute": gib * GIB}}})).unwrap(),
+        ),
+    };
+    assert!(control.what_if(&admin(), &limit(4)).unwrap().is_fine());
+    let outcome = control.what_if(&admin(), &limit(2)).unwrap();
+    assert_eq!(outcome.lines.len(), 1);
+    let line = &outcome.lines[0];
+    assert_eq!(
+        (line.pool.as_str(), line.what, line.amount),
+        ("red", LineKind::AboveLimit, GIB)
+    );
 }

@@ -8,6 +8,7 @@
 //! level below the pool they share with whoever needs the room); a workload inside its pool's reservation is never one;
 //! leaving out any victim would not be enough.
 
+mod begin;
 mod borrow;
 mod line;
 mod pause;
@@ -17,6 +18,7 @@ mod tests;
 
 use model::{HostId, Timestamp, Workload, WorkloadId};
 
+pub use begin::{Begin, begin};
 pub use line::{Pressure, relieve};
 pub use pause::{GRACE_SECONDS_MAX, grace_seconds, healthy_since, pause};
 pub use room::{Asked, Room, VICTIMS_MAX, is_reserved, make_room};

@@ -68,6 +68,14 @@ impl Cluster {
     /// # Errors
     /// When it does not get ready.
     pub fn start(hosts: u32) -> Result<Self> {
+        Self::start_with(hosts, &[])
+    }
+
+    /// The same, with further options for `dev up`.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start_with(hosts: u32, options: &[&str]) -> Result<Self> {
         let repo = Repo::discover()?;
         let program = program(&repo)?;
         let folder = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
@@ -80,7 +88,7 @@ impl Cluster {
             _folder: Some(folder),
             _guard: guard,
         };
-        cluster.up(hosts)?;
+        cluster.up_options(hosts, &[], options)?;
         Ok(cluster)
     }
 
@@ -97,12 +105,17 @@ impl Cluster {
     /// # Errors
     /// When it does not get ready.
     pub fn up_with(&self, hosts: u32, environment: &[(&str, &str)]) -> Result<()> {
+        self.up_options(hosts, environment, &[])
+    }
+
+    fn up_options(&self, hosts: u32, environment: &[(&str, &str)], options: &[&str]) -> Result<()> {
         let hosts = hosts.to_string();
         let mut command = Command::new(&self.program);
         command.envs(environment.iter().copied());
         command
             .args(["dev", "up", "--hosts", &hosts, "--detach", "--data"])
-            .arg(&self.data);
+            .arg(&self.data)
+            .args(options);
         process::read(&mut command)
             .map(drop)
             .with_context(|| self.tails())

@@ -16,7 +16,7 @@ use wire::native::ProblemKind;
 use super::access_log;
 use super::auth::{Limiter, authenticate};
 use super::failure::Failure;
-use super::routes::{access, events, hosts, images, pools, streams, system, workloads};
+use super::routes::{access, events, hosts, images, pools, streams, system, what_if, workloads};
 
 /// Longest body except uploads, in bytes: a specification with 1,000 variables is some 100 kB.
 const BODY_MAX_BYTES: usize = 1 << 20;
@@ -75,6 +75,7 @@ table! {
     Short get    "/metrics" system::metrics;
     Short get    "/api/v1/installation" system::installation;
     Short patch  "/api/v1/installation" system::installation_update;
+    Short post   "/api/v1/plan" what_if::plan;
 
     Short get    "/api/v1/pools" pools::list;
     Short get    "/api/v1/pool-use" pools::uses;

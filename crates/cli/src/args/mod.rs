@@ -13,6 +13,7 @@ mod image;
 mod pool;
 mod slice;
 pub mod value;
+mod what_if;
 mod workload;
 
 pub use access::{Binding, LoginArgs, TokenCommand, UserCommand};
@@ -22,6 +23,7 @@ pub use pool::{
     DockerEnvArgs, PolicyArgs, PoolCommand, PoolCreateArgs, PoolTopArgs, PoolUpdateArgs,
 };
 pub use slice::{ApplyArgs, InstallationCommand, SliceArgs};
+pub use what_if::PlanArgs;
 pub use workload::{
     ExecArgs, KillArgs, LogsArgs, PlacementArgs, PsArgs, Pull, RmArgs, RunArgs, RunAttachArgs,
     RunLimitArgs, StartArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs, WorkloadsArgs,
@@ -209,6 +211,8 @@ Examples:
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show what would become of everything if something changed
+    Plan(Box<PlanArgs>),
     /// Show what happened and happens
     Events(EventsArgs),
     /// Show what workloads use

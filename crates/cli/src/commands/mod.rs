@@ -21,6 +21,7 @@ mod slice;
 mod spec;
 mod stats;
 mod system;
+mod what_if;
 mod workload;
 
 use crate::app::App;
@@ -67,6 +68,7 @@ async fn with_app(app: &App, command: Command) -> Result<u8> {
         Command::Explain { workload, output } => {
             explain::explain(app, &workload, output.output).await
         }
+        Command::Plan(args) => return what_if::plan(app, &args).await,
         Command::Events(args) => events::events(app, &args).await,
         Command::Stats(args) => stats::stats(app, &args).await,
         Command::Top(args) => stats::top(app, &args).await,

@@ -19,6 +19,7 @@ pub mod problem;
 pub mod slice;
 pub mod stream;
 pub mod system;
+pub mod what_if;
 pub mod workload;
 
 pub use problem::{Problem, ProblemKind};

@@ -7,6 +7,7 @@ pub(crate) mod images;
 pub(crate) mod pools;
 pub(crate) mod streams;
 pub(crate) mod system;
+pub(crate) mod what_if;
 pub(crate) mod workloads;
 
 use serde::Deserialize;

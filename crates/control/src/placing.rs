@@ -86,13 +86,6 @@ impl Placing {
         index.put_claim(workload, host, gpus);
     }
 
-    /// The cluster as it stands.
-    pub(crate) fn cluster(&self, snapshot: &Snapshot) -> Cluster {
-        let mut index = self.lock();
-        index.catch_up(snapshot);
-        index.cluster.clone()
-    }
-
     /// The cluster as it stands, without what is claimed for one workload.
     pub(crate) fn cluster_without(&self, snapshot: &Snapshot, id: &WorkloadId) -> Cluster {
         let mut index = self.lock();

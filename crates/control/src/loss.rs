@@ -22,8 +22,8 @@ use crate::displace::Away;
 use crate::error::{ErrorKind, Result};
 use crate::events::Subject;
 
-/// Beyond the installation's time, hosts have so long to come back after this server was started: they dial again with
-/// pauses of some seconds, and a restart of a server must not move anything.
+/// Beyond the installation's time, hosts that this server has never seen with a link have so long to come back after it
+/// was started: they dial again with pauses of some seconds, and a restart of a server must not move anything.
 const START_GRACE: Duration = Duration::from_secs(20);
 
 /// What this server knows of hosts without a link.
@@ -34,6 +34,8 @@ pub(crate) struct Losses {
 
 #[derive(Default)]
 struct State {
+    /// Hosts that had a link since this server was started.
+    seen: BTreeSet<HostId>,
     silent: HashMap<HostId, Silent>,
     /// Hosts of which it was said that they have to wait for their replacement.
     limited: BTreeSet<HostId>,
@@ -77,6 +79,9 @@ impl Losses {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let at = Instant::now();
         let mut silent = HashMap::new();
+        let connected = snapshot.hosts().filter(|host| host.status.connected);
+        state.seen.extend(connected.map(|host| host.id.clone()));
+        state.seen.retain(|id| snapshot.host(id).is_some());
         for host in snapshot.hosts().filter(|host| !host.status.connected) {
             let record = (host.status.last_seen, host.status.silent_ms);
             let before = state.silent.get(&host.id).copied();
@@ -88,7 +93,7 @@ impl Losses {
             let since = match before {
                 Some(before) if before.record == record => before.since,
                 Some(before) => before.since.max(heard),
-                None if at.duration_since(self.opened) < START_GRACE => self.opened + START_GRACE,
+                None if !state.seen.contains(&host.id) => (self.opened + START_GRACE).max(heard),
                 None => heard,
             };
             silent.insert(host.id.clone(), Silent { record, since });

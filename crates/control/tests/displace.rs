@@ -9,7 +9,7 @@ use control::pools::PoolCreate;
 use control::testing::{RawHost, TestHost};
 use control::whatif::{Assumption, Fate, LineKind};
 use control::workloads::{StartOptions, StopOptions};
-use control::{Caller, Control};
+use control::{Caller, Control, ControlConfig};
 use model::division::Division;
 use model::{
     DesiredState, HoldKind, HostPool, MemoryBytes, Name, Object, Phase, PoolId, PoolUsage,
@@ -128,8 +128,9 @@ fn runs(control: &Control, id: &WorkloadId) -> bool {
     row.status.phase == Phase::Running && row.status.run == row.run && row.hold.is_none()
 }
 
-/// The host a workload is on goes silent.
-fn cut(control: &Control, hosts: &mut Vec<TestHost>, id: &WorkloadId) -> String {
+/// The host a workload is on goes silent, after the controller has seen it.
+async fn cut(control: &Control, hosts: &mut Vec<TestHost>, id: &WorkloadId) -> String {
+    control.keep_placed_once().await.unwrap();
     let workload = get(control, id);
     let name = host_name(control, &workload);
     let host = workload.host.unwrap();
@@ -149,7 +150,7 @@ async fn what_a_lost_host_ran_is_started_elsewhere_if_that_was_agreed() {
     let stays = started(&control, &red, "stays", 1, json!({})).await;
     let own = json!({"on_host_loss": "keep", "restart": {"policy": "always"}});
     let kept = started(&control, &red, "kept", 1, own).await;
-    let lost = cut(&control, &mut all, &moves);
+    let lost = cut(&control, &mut all, &moves).await;
     let began = tokio::time::Instant::now();
     until(&control, "it runs elsewhere", |control| {
         let row = get(control, &moves);
@@ -192,7 +193,7 @@ async fn a_host_that_comes_back_in_time_keeps_everything() {
     let red = pool(&control, "red", json!({})).await;
     let id = started(&control, &red, "w", 1, always()).await;
     let before = get(&control, &id);
-    let name = cut(&control, &mut all, &id);
+    let name = cut(&control, &mut all, &id).await;
     for _ in 0..16 {
         control.keep_placed_once().await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
@@ -211,25 +212,37 @@ async fn a_host_that_comes_back_in_time_keeps_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_has_just_started_moves_nothing() {
-    let control = Control::for_tests().await.unwrap();
-    let mut all = hosts(&control, 2).await;
-    let red = pool(&control, "red", json!({})).await;
-    let id = started(&control, &red, "w", 1, always()).await;
-    let before = get(&control, &id).host;
-    cut(&control, &mut all, &id);
-    for _ in 0..40 {
+    let before = Control::for_tests().await.unwrap();
+    let mut all = hosts(&before, 2).await;
+    let red = pool(&before, "red", json!({})).await;
+    let id = started(&before, &red, "w", 1, always()).await;
+    let on = get(&before, &id).host;
+    let stays = all.iter().find(|host| Some(&host.id) != on.as_ref());
+    let stays = get_host(&before, &stays.unwrap().id);
+    all.clear();
+    // The next server knows that both were there, and that neither is now.
+    let config = ControlConfig {
+        address: "127.0.0.1:7440".into(),
+    };
+    let control = Control::open(before.store().clone(), config).await.unwrap();
+    all.push(control.test_host(&stays).await.unwrap());
+    for _ in 0..50 {
         control.keep_placed_once().await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
     }
     assert_eq!(
         get(&control, &id).host,
-        before,
-        "20 s are for hosts to come back"
+        on,
+        "30 s are for hosts to come back"
     );
     until(&control, "it moves in the end", |control| {
-        get(control, &id).host != before
+        get(control, &id).host != on
     })
     .await;
+}
+
+fn get_host(control: &Control, id: &model::HostId) -> String {
+    control.snapshot().host(id).unwrap().name.to_string()
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,6 +257,7 @@ async fn when_many_hosts_vanish_they_are_replaced_one_after_the_other() {
         ids.push(started(&control, &red, &format!("w{number}"), 1, spread).await);
     }
     let survivor = get(&control, &ids[3]).host.unwrap();
+    control.keep_placed_once().await.unwrap();
     all.retain(|host| host.id == survivor);
     let began = tokio::time::Instant::now();
     let moved = |control: &Control| {
@@ -557,7 +571,7 @@ async fn what_was_foretold_of_a_lost_host_is_what_happens() {
     let after: Vec<Workload> = ids.iter().map(|id| get(&control, id)).collect();
     assert_eq!(before, after, "asking changes nothing");
     assert!(!foretold.placed.is_empty(), "{foretold:?}");
-    let lost = cut(&control, &mut all, &ids[0]);
+    let lost = cut(&control, &mut all, &ids[0]).await;
     assert_eq!(lost, name);
     let moved = |control: &Control| -> Vec<String> {
         let rows = ids.iter().map(|id| get(control, id));

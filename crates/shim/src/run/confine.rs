@@ -50,7 +50,7 @@ pub(crate) struct Confine {
     pub(crate) no_new_privileges: bool,
     pub(crate) filter: Option<Rc<Vec<u8>>>,
     pub(crate) cgroup_view: Option<Rc<OwnedFd>>,
-    pub(crate) init: bool,
+    pub(crate) init: Option<init::Arguments>,
     /// First size of the terminal; set here so that the program never sees another.
     pub(crate) terminal: Option<WindowSize>,
     pub(crate) failures: Rc<OwnedFd>,
@@ -101,8 +101,8 @@ impl Confine {
         if self.no_new_privileges {
             self.load_filter()?;
         }
-        if self.init {
-            init::stay_as_init(self.terminal.is_some())
+        if let Some(arguments) = self.init {
+            init::stay_as_init(self.terminal.is_some(), arguments)
                 .map_err(|error| other("start init", &error))?;
         }
         let error = match nix::unistd::execve(&program, &args, &env) {

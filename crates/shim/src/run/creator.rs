@@ -23,7 +23,7 @@ use shim::message::{Failure, FailureKind, Placement, Runtime, Start, What, Windo
 use super::confine::{CapabilitySets, Confine, capability_bit};
 use super::identity::{self, Identity};
 use super::outward::outward;
-use super::{external, mounts, paths, seed};
+use super::{external, init, mounts, paths, seed};
 
 /// Orders and reports are smaller than this (the longest part is a list of layers).
 const MAX_ORDER: usize = 128 * 1024;
@@ -470,6 +470,10 @@ fn take_confinement(
         .as_u64()
         .and_then(|umask| u32::try_from(umask).ok())
         .unwrap_or(0o022);
+    let init = start.init.then(init::Arguments::of_this_process);
+    let init = init
+        .transpose()
+        .map_err(|error| failure("arguments", error))?;
     let confine = Confine {
         args: list(&process["args"]),
         env: list(&process["env"]),
@@ -479,7 +483,7 @@ fn take_confinement(
         no_new_privileges: process["noNewPrivileges"].as_bool().unwrap_or(false),
         filter,
         cgroup_view: inherited.cgroup_view,
-        init: start.init,
+        init,
         terminal: start.terminal,
         failures: Rc::new(inherited.failures),
     };

@@ -1,6 +1,6 @@
 //! Who acts, and what they may do.
 
-use model::{Binding, Pool, PoolId, Principal, Role};
+use model::{Binding, Pool, PoolId, Principal, PrincipalId, Role};
 use store::Snapshot;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +11,8 @@ pub struct Caller {
     /// For audit and logs.
     pub name: String,
     bindings: Vec<Binding>,
+    /// The stored principal, if it is one.
+    principal: Option<PrincipalId>,
 }
 
 impl Caller {
@@ -23,6 +25,7 @@ impl Caller {
                 role: Role::Admin,
                 pool: None,
             }],
+            principal: None,
         }
     }
 
@@ -43,6 +46,7 @@ impl Caller {
                 role: Role::Developer,
                 pool: Some(pool.id.clone()),
             }],
+            principal: None,
         }
     }
 
@@ -52,6 +56,7 @@ impl Caller {
         Self {
             name: principal.name.to_string(),
             bindings: principal.bindings.clone(),
+            principal: Some(principal.id.clone()),
         }
     }
 
@@ -64,7 +69,13 @@ impl Caller {
                 role: Role::Developer,
                 pool: Some(pool),
             }],
+            principal: None,
         }
+    }
+
+    /// The stored principal, if it is one.
+    pub(crate) fn principal(&self) -> Option<&PrincipalId> {
+        self.principal.as_ref()
     }
 }
 
@@ -85,7 +96,7 @@ pub enum Action {
     PoolSlice,
     /// Delete a pool.
     PoolDelete,
-    /// Issue credentials for a pool's endpoint.
+    /// Get credentials for a pool's endpoint: with them a principal can do there what it can do anyway.
     PoolAccess,
     /// See workloads, their output and measures.
     WorkloadRead,
@@ -304,6 +315,7 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
         Role::Developer => match action {
             A::SystemRead
             | A::PoolRead
+            | A::PoolAccess
             | A::WorkloadRead
             | A::WorkloadCreate
             | A::WorkloadControl
@@ -320,7 +332,6 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::PoolPolicy
             | A::PoolSlice
             | A::PoolDelete
-            | A::PoolAccess
             | A::HostRead
             | A::HostManage
             | A::PrincipalRead
@@ -328,13 +339,17 @@ fn role_allows(binding: &Binding, action: Action) -> bool {
             | A::InstallationManage => false,
         },
         Role::Viewer => match action {
-            A::SystemRead | A::PoolRead | A::WorkloadRead | A::ImageRead | A::NetworkRead => true,
+            A::SystemRead
+            | A::PoolRead
+            | A::PoolAccess
+            | A::WorkloadRead
+            | A::ImageRead
+            | A::NetworkRead => true,
             A::PoolCreate
             | A::PoolUpdate
             | A::PoolPolicy
             | A::PoolSlice
             | A::PoolDelete
-            | A::PoolAccess
             | A::WorkloadCreate
             | A::WorkloadControl
             | A::WorkloadExec

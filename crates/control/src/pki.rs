@@ -4,7 +4,7 @@
 //! installation. Host keys never leave their hosts (they send a signing request).
 
 use model::object::Setting;
-use model::{HostId, Name, Object, PoolId, Timestamp};
+use model::{HostId, Name, Object, PoolId, PrincipalId, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -39,8 +39,10 @@ pub struct Issued {
 pub enum Subject {
     /// A host.
     Host(HostId),
-    /// A client of a pool's endpoint.
+    /// A client of a pool's endpoint, whoever it is: a developer.
     Endpoint(PoolId),
+    /// A principal at a pool's endpoint: it may do what its roles allow, as long as it exists.
+    User(PoolId, PrincipalId),
 }
 
 impl Subject {
@@ -48,6 +50,7 @@ impl Subject {
         match self {
             Subject::Host(id) => format!("host.{id}"),
             Subject::Endpoint(pool) => format!("pool.{pool}"),
+            Subject::User(pool, principal) => format!("user.{pool}.{principal}"),
         }
     }
 
@@ -64,6 +67,11 @@ impl Subject {
         match name.split_once('.')? {
             ("host", id) => Some(Subject::Host(HostId::parse(id).ok()?)),
             ("pool", id) => Some(Subject::Endpoint(PoolId::parse(id).ok()?)),
+            ("user", ids) => {
+                let (pool, principal) = ids.split_once('.')?;
+                let principal = PrincipalId::parse(principal).ok()?;
+                Some(Subject::User(PoolId::parse(pool).ok()?, principal))
+            }
             _ => None,
         }
     }
@@ -221,7 +229,7 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, days: i64) -> Re
     Ok(())
 }
 
-fn pem_to_der(pem: &str) -> Result<Vec<u8>> {
+pub(crate) fn pem_to_der(pem: &str) -> Result<Vec<u8>> {
     use rustls_pki_types::pem::PemObject as _;
     rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
         .map(|der| der.to_vec())
@@ -247,6 +255,10 @@ mod tests {
         for subject in [
             Subject::Host(HostId::from_bytes(&[1; 32])),
             Subject::Endpoint(PoolId::from_bytes(&[2; 32])),
+            Subject::User(
+                PoolId::from_bytes(&[2; 32]),
+                PrincipalId::from_bytes(&[3; 32]),
+            ),
         ] {
             let issued = authority.issue_client(&subject, now, 1).unwrap();
             assert_eq!(

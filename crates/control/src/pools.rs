@@ -497,7 +497,8 @@ impl Control {
         Ok(sum)
     }
 
-    /// Issues credentials for a pool's TLS endpoint: whoever holds them is a developer of the pool.
+    /// Issues credentials for a pool's TLS endpoint. Those of a principal are its own: they allow what its roles allow, and
+    /// end with it. Whoever holds those that the machine's root has asked for is a developer of the pool.
     ///
     /// # Errors
     /// When the caller may not.
@@ -516,9 +517,11 @@ impl Control {
             ));
         }
         tracing::info!(caller = grant.caller, pool = %pool.name, days, "issued endpoint credentials");
-        let issued =
-            self.authority()
-                .issue_client(&Subject::Endpoint(pool.id.clone()), now(), days)?;
+        let subject = match caller.principal() {
+            Some(principal) => Subject::User(pool.id.clone(), principal.clone()),
+            None => Subject::Endpoint(pool.id.clone()),
+        };
+        let issued = self.authority().issue_client(&subject, now(), days)?;
         Ok(EndpointCredentials {
             ca_pem: self.authority().ca_pem().to_owned(),
             cert_pem: issued.certificate_pem,

@@ -288,7 +288,7 @@ impl Control {
         let denied = || {
             Error::new(
                 ErrorKind::Unauthenticated,
-                "the client certificate is not one of a pool's endpoint",
+                "the client certificate is not one of a pool's endpoint, or its user is gone",
             )
         };
         match Subject::of_certificate(der) {
@@ -299,6 +299,15 @@ impl Control {
                     Caller::endpoint(format!("certificate of pool {}", found.name), pool),
                     found.id.clone(),
                 ))
+            }
+            Some(Subject::User(pool, principal)) => {
+                // Looked up every time: who is removed, or has lost the role, is out at once.
+                let snapshot = self.snapshot();
+                let principal = snapshot.principal(&principal).ok_or_else(denied)?;
+                let caller = Caller::from_principal(&principal);
+                self.grant(&snapshot, &caller, Action::PoolRead, Scope::Pool(&pool))
+                    .map_err(|_| denied())?;
+                Ok((caller, pool))
             }
             Some(Subject::Host(_)) | None => Err(denied()),
         }
@@ -320,4 +329,42 @@ fn find(snapshot: &Snapshot, reference: &str) -> Result<Kept<Principal>> {
         .or_else(by_id)
         .map(Kept::from)
         .ok_or_else(|| Error::not_found("user", reference))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn credentials_of_a_pool_end_with_their_user_and_allow_what_its_roles_allow() {
+        let control = Control::for_tests().await.unwrap();
+        let (admin, red) = (
+            Caller::local_admin(),
+            control.test_pool("red").await.unwrap(),
+        );
+        let create = PrincipalCreate {
+            name: Name::parse("eve").unwrap(),
+            bindings: vec![(Role::Viewer, Some("red".into()))],
+        };
+        let eve = control.principal_create(&admin, create).await.unwrap();
+        let caller = Caller::from_principal(&eve);
+        let issued = control.pool_certificate(&caller, "red", 1).await.unwrap();
+        let der = crate::pki::pem_to_der(&issued.cert_pem).unwrap();
+        let (seen, pool) = control.authenticate_certificate(&der).unwrap();
+        assert_eq!(pool, red);
+        let snapshot = control.snapshot();
+        let may = |action| {
+            control
+                .grant(&snapshot, &seen, action, Scope::Pool(&red))
+                .is_ok()
+        };
+        assert!(may(Action::WorkloadRead) && !may(Action::WorkloadCreate));
+        control.principal_bind(&admin, "eve", &[]).await.unwrap();
+        assert!(
+            control.authenticate_certificate(&der).is_err(),
+            "it has lost its role"
+        );
+        control.principal_delete(&admin, "eve").await.unwrap();
+        assert!(control.authenticate_certificate(&der).is_err());
+    }
 }

@@ -616,9 +616,9 @@ async fn what_was_foretold_of_more_workloads_is_what_happens() {
         ["web+4"],
         "beyond what is reserved it parks nobody"
     );
-    // A tenant sees that others make room, not who they are.
-    let tenant = Caller::endpoint("tenant".into(), owner.clone());
-    let seen = control.what_if(&tenant, &assumption).unwrap();
+    // A member sees that others make room, not who they are.
+    let member = Caller::endpoint("member".into(), owner.clone());
+    let seen = control.what_if(&member, &assumption).unwrap();
     assert_eq!(
         (names(&seen.parked), seen.parked[0].pool.as_str()),
         (vec![String::new()], "")
@@ -627,7 +627,7 @@ async fn what_was_foretold_of_more_workloads_is_what_happens() {
         host: "h1".into(),
         drained: false,
     };
-    assert!(control.what_if(&tenant, &host).is_err());
+    assert!(control.what_if(&member, &host).is_err());
     let mut running = Vec::new();
     for number in 0..4 {
         let id = made(&control, &owner, &format!("real{number}"), 2, json!({})).await;

@@ -4,7 +4,7 @@ use std::ops::{Index, IndexMut};
 
 use crate::amount::Resource;
 use crate::slice::Counted;
-use crate::workload::{DesiredState, Resources, Workload};
+use crate::workload::{DesiredState, Resources, Workload, WorkloadSpec};
 use crate::{Capacity, PoolId, WorkloadDefaults};
 
 /// What a pool's line is drawn in.
@@ -97,7 +97,7 @@ impl Charge {
         let mut charge = Self::NONE;
         if workload.desired != DesiredState::Removed {
             charge[QuotaKey::Counted(Counted::Workloads)] = 1;
-            charge[QuotaKey::Counted(Counted::PublishedPorts)] = workload.spec.ports.len() as u64;
+            charge[QuotaKey::Counted(Counted::PublishedPorts)] = published(&workload.spec);
         }
         if workload.takes_room() {
             let request = workload.spec.task.resources.charge();
@@ -106,6 +106,21 @@ impl Charge {
         }
         charge
     }
+}
+
+/// Ports that are published: those that are named, and with `publish_all` every exposed one that is not.
+fn published(spec: &WorkloadSpec) -> u64 {
+    let named = spec.ports.len() as u64;
+    if !spec.publish_all {
+        return named;
+    }
+    let is_named = |exposed: &String| {
+        spec.ports
+            .iter()
+            .any(|it| *exposed == format!("{}/{}", it.port, it.protocol.as_str()))
+    };
+    let exposed = spec.task.exposed_ports.iter();
+    named + exposed.filter(|it| !is_named(it)).count() as u64
 }
 
 impl Index<QuotaKey> for Charge {
@@ -186,6 +201,19 @@ mod tests {
         resources.fill(&DEFAULTS);
         assert_eq!(resources, once, "filling again changes nothing");
         resources
+    }
+
+    #[test]
+    fn exposed_ports_that_are_all_published_are_charged_as_well() {
+        let image = format!("sha256:{}", "a".repeat(64));
+        let mut spec: WorkloadSpec = serde_json::from_value(serde_json::json!({
+            "ports": [{ "port": 80, "protocol": "tcp" }],
+            "task": { "image": "web", "image_id": image, "exposed_ports": ["80/tcp", "81/tcp", "80/udp"] },
+        }))
+        .unwrap();
+        assert_eq!(published(&spec), 1);
+        spec.publish_all = true;
+        assert_eq!(published(&spec), 3);
     }
 
     #[test]

@@ -45,6 +45,33 @@ fn everywhere(pool: &Pool) {
     }
 }
 
+/// Waits until `moves` runs on another host.
+fn runs_elsewhere(cluster: &Cluster, pool: &Pool, on: &str) {
+    eventually("it runs on another host", || {
+        let shown = shown(cluster, pool, "moves");
+        let there = shown["host"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        if there != on && shown["status"]["phase"] == "running" {
+            Ok(())
+        } else {
+            Err(format!("{} on {there}", shown["status"]["phase"]))
+        }
+    });
+}
+
+fn removes_all(pool: &Pool, sleep: &str) {
+    // What was moved can be removed as anything else.
+    pool.docker(&["rm", "-f", "moves", "stays"]).ok();
+    eventually("nothing of it is left", || {
+        match processes_with(sleep).len() + processes_with("86412").len() {
+            0 => Ok(()),
+            count => Err(count),
+        }
+    });
+}
+
 #[test]
 fn what_a_lost_host_ran_goes_on_elsewhere_and_nothing_runs_twice_after_healing() {
     let cluster = Cluster::start(3).unwrap();
@@ -84,18 +111,7 @@ fn what_a_lost_host_ran_goes_on_elsewhere_and_nothing_runs_twice_after_healing()
         on,
         "unreachable is not lost"
     );
-    eventually("it runs on another host", || {
-        let shown = shown(&cluster, &pool, "moves");
-        let there = shown["host"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if there != on && shown["status"]["phase"] == "running" {
-            Ok(())
-        } else {
-            Err(format!("{} on {there}", shown["status"]["phase"]))
-        }
-    });
+    runs_elsewhere(&cluster, &pool, &on);
     let replaced = cut.elapsed();
     assert!(
         replaced >= Duration::from_secs(9),
@@ -127,12 +143,5 @@ fn what_a_lost_host_ran_goes_on_elsewhere_and_nothing_runs_twice_after_healing()
         replaced.as_secs_f64(),
         once.as_secs_f64()
     );
-    // What was moved can be removed as anything else.
-    pool.docker(&["rm", "-f", "moves", "stays"]).ok();
-    eventually("nothing of it is left", || {
-        match processes_with(sleep).len() + processes_with("86412").len() {
-            0 => Ok(()),
-            count => Err(count),
-        }
-    });
+    removes_all(&pool, sleep);
 }

@@ -1,6 +1,11 @@
 //! Logs, attach, exec: bytes go through complete, in order, and separated.
 
-use e2e::{Cluster, eventually};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use e2e::{Cluster, Pool, eventually};
 
 #[test]
 fn standard_input_reaches_the_process() {
@@ -162,4 +167,47 @@ fn attach_joins_a_running_container() {
             state => Err(state),
         }
     });
+}
+
+/// Joins a container as Docker's client does; what it says comes back from `cat` in the container's terminal.
+fn attach_and_say(pool: &Pool, name: &str, word: &str) {
+    let mut socket = UnixStream::connect(pool.socket()).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let request = format!(
+        "POST /v1.41/containers/{name}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: docker\r\n\
+         Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    let mut until = |socket: &mut UnixStream, wanted: &str| {
+        let mut buffer = [0; 1024];
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            let count = socket.read(&mut buffer).unwrap();
+            assert!(
+                count > 0,
+                "the stream ended before {wanted:?}: {:?}",
+                String::from_utf8_lossy(&seen)
+            );
+            seen.extend_from_slice(&buffer[..count]);
+        }
+    };
+    until(&mut socket, "\r\n\r\n");
+    socket.write_all(format!("{word}\n").as_bytes()).unwrap();
+    until(&mut socket, word);
+    // The window is closed: no word of farewell.
+    socket.shutdown(Shutdown::Both).unwrap();
+}
+
+#[test]
+fn a_client_that_leaves_a_terminal_does_not_end_what_runs_in_it() {
+    let pool = Cluster::shared().pool("leave");
+    pool.docker(&["run", "-dit", "--name", "tt", "busybox", "cat"])
+        .ok();
+    for word in ["first", "second", "third"] {
+        attach_and_say(&pool, "tt", word);
+    }
+    assert_eq!(pool.inspect("tt", "{{.State.Running}}"), "true");
+    pool.docker(&["rm", "-f", "tt"]).ok();
 }

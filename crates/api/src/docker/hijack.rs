@@ -147,6 +147,11 @@ async fn input(
             return true;
         }
     }
+    if session.tty {
+        // A terminal has no end of input: the client has gone, by its own detach keys or with its window. As with
+        // dockerd, what it was attached to goes on.
+        return true;
+    }
     let _ = send
         .send(Frame::new(FrameKind::EndInput, Bytes::new()))
         .await;
@@ -203,6 +208,9 @@ fn plain(body: Body, stream: LinkStream, session: Session) -> Response {
                 {
                     return;
                 }
+            }
+            if tty {
+                return;
             }
             let _ = send
                 .send(Frame::new(FrameKind::EndInput, Bytes::new()))

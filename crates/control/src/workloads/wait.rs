@@ -124,11 +124,12 @@ fn waited(
     // What has run or may run is over when its host says so: the record goes then.
     let removed =
         workload.desired == DesiredState::Removed && (workload.run == 0 || status.phase.is_final());
+    let ended_anew =
+        status.finished_at.is_some() && (status.finished_at != first_end || status.run > first_run);
     match condition {
-        WaitCondition::NotRunning => over || removed,
+        // As with dockerd, an end counts although the restart policy starts it again.
+        WaitCondition::NotRunning => over || removed || ended_anew,
         WaitCondition::NextExit => {
-            let ended_anew = status.finished_at.is_some()
-                && (status.finished_at != first_end || status.run > first_run);
             let failed_anew = status.phase == Phase::Failed && status.run > first_run;
             ended_anew || failed_anew || removed
         }

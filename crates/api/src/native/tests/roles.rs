@@ -83,9 +83,15 @@ fn expected(role: &str, action: &str) -> bool {
     match role {
         "pool-admin" => action != "PoolPolicy",
         "developer" => {
-            action == "PoolRead" || action.starts_with("Workload") || action.starts_with("Image")
+            matches!(action, "PoolRead" | "PoolAccess")
+                || action.starts_with("Workload")
+                || action.starts_with("Image")
         }
-        "viewer" => matches!(action, "PoolRead" | "WorkloadRead" | "ImageRead"),
+        // Credentials are the caller's own: they allow no more than its roles.
+        "viewer" => matches!(
+            action,
+            "PoolRead" | "PoolAccess" | "WorkloadRead" | "ImageRead"
+        ),
         _ => false,
     }
 }

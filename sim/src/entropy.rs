@@ -15,6 +15,9 @@ use crate::rng::Rng;
 /// Wall clock at the start of every simulation: 2026-01-01, in seconds since the epoch.
 pub const START_SECONDS: u64 = 1_767_225_600;
 
+/// How long the machine has been up at the start of every simulation, in seconds.
+const UP_SECONDS: u64 = 3600;
+
 thread_local! {
     static STATE: Cell<Option<u64>> = const { Cell::new(None) };
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -86,7 +89,8 @@ pub unsafe extern "C" fn getrandom(
     unsafe_code,
     reason = "takes the place of libc's function, which has this form"
 )]
-/// The time: the wall clock from tokio's paused clock in a simulation, everything else from the kernel.
+/// The time: the wall clock and the time since boot from tokio's paused clock in a simulation, everything else from the
+/// kernel.
 ///
 /// # Safety
 /// `time` must be writable, as for libc's function of this name.
@@ -95,15 +99,17 @@ pub unsafe extern "C" fn clock_gettime(
     clock: libc::clockid_t,
     time: *mut libc::timespec,
 ) -> libc::c_int {
-    let began = (clock == libc::CLOCK_REALTIME)
-        .then(|| BEGAN.get())
-        .flatten();
-    let Some(began) = began else {
+    let start = match clock {
+        libc::CLOCK_REALTIME => Some(START_SECONDS),
+        libc::CLOCK_BOOTTIME => Some(UP_SECONDS),
+        _ => None,
+    };
+    let Some((start, began)) = start.zip(BEGAN.get()) else {
         // SAFETY: the caller's pointer, handed on as it came.
         let done = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) };
         return libc::c_int::try_from(done).unwrap_or(-1);
     };
-    let now = Duration::from_secs(START_SECONDS) + began.elapsed();
+    let now = Duration::from_secs(start) + began.elapsed();
     let value = libc::timespec {
         tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(now.subsec_nanos()),

@@ -16,6 +16,7 @@ use crate::driver::{BlobSource, DriverError, Drivers};
 use crate::identity::{Credentials, IdentityError, IdentityFolder, renew_when_due};
 use crate::imports::Imports;
 use crate::job::JobContext;
+use crate::lease::Lease;
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkBlobs, Links};
 use crate::metrics::Metrics;
@@ -128,6 +129,7 @@ impl Agent {
                 generation: assembly.generation.clone(),
                 outbox: outbox.clone(),
                 events: assembly.events.clone(),
+                lease: assembly.lease.clone(),
                 streams: assembly.streams.clone(),
                 metrics: metrics.clone(),
                 shutdown: shutdown.clone(),
@@ -168,6 +170,7 @@ pub(crate) struct Assembly {
     pub(crate) generation: watch::Receiver<u64>,
     pub(crate) outboxes: Vec<Arc<Outbox>>,
     pub(crate) streams: StreamContext,
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl Assembly {
@@ -191,16 +194,24 @@ impl Assembly {
         let (generation, generation_seen) = watch::channel(0);
         let board = Arc::new(Board::default());
         let imports: Arc<Imports> = Arc::default();
+        let lease = Arc::new(Lease::new(config.clock));
         let outboxes: Vec<Arc<Outbox>> = (0..links).map(|_| Arc::default()).collect();
         let core = Core::new(CoreParts {
             drivers: drivers.clone(),
             clock: config.clock,
+            lease: lease.clone(),
             metrics,
             board: board.clone(),
             imports: imports.clone(),
             outboxes: outboxes.clone(),
             generation,
-            context: JobContext::new(drivers.clone(), relay, events.clone(), board.clone()),
+            context: JobContext::new(
+                drivers.clone(),
+                relay,
+                events.clone(),
+                board.clone(),
+                lease.clone(),
+            ),
             ledger,
             recovered,
             block: !config.sync,
@@ -211,6 +222,7 @@ impl Assembly {
             queue,
             generation: generation_seen,
             outboxes,
+            lease,
             streams: StreamContext {
                 drivers,
                 board,

@@ -29,6 +29,19 @@ impl Clock {
         }
     }
 
+    /// Milliseconds since the start of the machine, counted on while it is suspended; never jumps. Only differences mean
+    /// something.
+    #[must_use]
+    pub fn since_boot(&self) -> u64 {
+        match self {
+            Clock::System => wire::boot::millis(),
+            // As if it had been up for an hour, so that there is a before.
+            Clock::Tokio { instant, .. } => {
+                3_600_000 + u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX >> 1)
+            }
+        }
+    }
+
     /// Now.
     #[must_use]
     pub fn now(&self) -> Timestamp {

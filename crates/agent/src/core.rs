@@ -9,6 +9,7 @@ pub(crate) use pools::Usage;
 
 mod apply;
 mod entry;
+mod fences;
 mod images;
 mod leave;
 mod pools;
@@ -32,6 +33,7 @@ use crate::clock::Clock;
 use crate::driver::{DriverError, Drivers, NetworkAttachment, ObservedTask, TaskEvent};
 use crate::imports::{Dropping, Imports};
 use crate::job::{Job, JobContext, StepReport};
+use crate::lease::Lease;
 use crate::ledger::{Batch, Ledger, LedgerError, Recovered};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -53,6 +55,8 @@ pub(crate) enum Event {
     Desired { link: usize, update: DesiredUpdate },
     /// A session began.
     LinkUp { link: usize },
+    /// Leases count from this moment, in milliseconds since the start of the machine.
+    Leased { from: u64 },
     /// Servers say that this host was removed from the installation.
     HostRemoved,
     /// A step of a job was done or failed.
@@ -84,6 +88,7 @@ pub(crate) enum Event {
 pub(crate) struct CoreParts {
     pub(crate) drivers: Drivers,
     pub(crate) clock: Clock,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<Board>,
     pub(crate) imports: Arc<Imports>,
@@ -101,6 +106,7 @@ pub(crate) struct CoreParts {
 pub(crate) struct Core {
     drivers: Drivers,
     clock: Clock,
+    lease: Arc<Lease>,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
     imports: Arc<Imports>,
@@ -110,6 +116,10 @@ pub(crate) struct Core {
     desired: HostDesired,
     entries: BTreeMap<WorkloadId, Entry>,
     wakes: BTreeSet<(Timestamp, WorkloadId)>,
+    /// Like `wakes`, on the clock of leases.
+    fence_wakes: BTreeSet<(u64, WorkloadId)>,
+    /// Until when tasks may live, for their supervisors.
+    untils: watch::Sender<fences::Untils>,
     /// `None` while a batch is being written.
     ledger: Option<Ledger>,
     block: bool,
@@ -136,6 +146,7 @@ impl Core {
         let mut core = Self {
             drivers: parts.drivers,
             clock: parts.clock,
+            lease: parts.lease,
             metrics: parts.metrics,
             board: parts.board,
             imports: parts.imports,
@@ -145,6 +156,8 @@ impl Core {
             desired: HostDesired::default(),
             entries: BTreeMap::new(),
             wakes: BTreeSet::new(),
+            fence_wakes: BTreeSet::new(),
+            untils: watch::Sender::default(),
             ledger: Some(parts.ledger),
             block: parts.block,
             batch: Batch::default(),
@@ -168,6 +181,7 @@ impl Core {
             .send_replace(parts.recovered.desired.generation);
         core.desired = parts.recovered.desired;
         core.imports.document(core.desired.generation);
+        core.tell_need();
         core.tell_parts();
         core
     }
@@ -214,6 +228,11 @@ impl Core {
             runtime: self.drivers.runtime.clone(),
             outboxes: self.outboxes.clone(),
             wanted: self.parts.subscribe(),
+        };
+        self.jobs.spawn(keeper.run());
+        let keeper = fences::Keeper {
+            runtime: self.drivers.runtime.clone(),
+            untils: self.untils.subscribe(),
         };
         self.jobs.spawn(keeper.run());
         let mut reassert = tokio::time::interval(REASSERT_EVERY);
@@ -272,7 +291,10 @@ impl Core {
             tokio::time::Instant::now() + Duration::from_millis(wait)
         });
         let write = self.write_not_before.filter(|_| !self.batch.is_empty());
-        [wake, write].into_iter().flatten().min()
+        [wake, write, self.fence_alarm()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ring(&mut self) {
@@ -295,12 +317,14 @@ impl Core {
             self.drop_again_at = None;
             self.check_images();
         }
+        self.ring_fences();
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::Desired { link, update } => self.desired(link, update),
             Event::LinkUp { link } => self.link_up(link),
+            Event::Leased { from } => self.leased(from),
             Event::HostRemoved => self.host_removed(),
             Event::Step(report) => self.step_done(*report),
             Event::JobEnded { id } => {
@@ -376,7 +400,7 @@ impl Core {
             self.refresh_unwanted(id);
             return;
         };
-        let plan = steps::plan(&want, entry.seen(), &entry.memory, now);
+        let plan = steps::plan(&want, entry.seen(), &entry.memory, now, self.lease.heard());
         if plan.memory != entry.memory {
             entry.memory = plan.memory;
             self.batch
@@ -391,6 +415,8 @@ impl Core {
             self.wakes.insert((at, id.clone()));
         }
         let status = plan.status.map(|status| entry.with_progress(status));
+        self.wake_for_fence(id, plan.fence_in_ms);
+        self.supervise(id);
         self.report(id, status);
         if !plan.steps.is_empty() {
             self.start_job(id, plan.steps);
@@ -408,6 +434,11 @@ impl Core {
         if let Some(wake) = entry.wake.take() {
             self.wakes.remove(&(wake, id.clone()));
         }
+        self.wake_for_fence(id, None);
+        self.supervise(id);
+        let Some(entry) = self.entries.get(id) else {
+            return;
+        };
         let status = entry.observed.as_ref().map(|t| t.status.clone());
         let there = status.is_some() || entry.network.is_some();
         if there {

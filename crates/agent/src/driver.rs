@@ -76,6 +76,8 @@ pub struct TaskPlan {
     pub layers: Vec<PathBuf>,
     /// What the network driver made of it; `None` before it was attached.
     pub network: Option<NetworkAttachment>,
+    /// Until when the task may live without hearing more, as in [`TaskRuntime::fence`].
+    pub fence_until: Option<u64>,
 }
 
 /// A network namespace that waits to be connected.
@@ -166,6 +168,12 @@ pub trait TaskRuntime: Send + Sync + 'static {
 
     /// Kills every process of the task (the whole cgroup), also a prepared one.
     async fn kill(&self, id: &WorkloadId) -> Result<(), DriverError>;
+
+    /// Tells the supervisor of a running task until when the task may live without hearing more, in milliseconds since
+    /// the start of the machine ([`crate::clock::Clock::since_boot`]); `None`: for ever. When that is over it kills every
+    /// process of the task by itself, whether or not there still is an agent, and the task's status says that it was
+    /// fenced. It keeps the newest word.
+    async fn fence(&self, id: &WorkloadId, until_ms: Option<u64>) -> Result<(), DriverError>;
 
     /// Freezes all processes.
     async fn pause(&self, id: &WorkloadId) -> Result<(), DriverError>;

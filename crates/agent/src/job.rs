@@ -18,6 +18,7 @@ use crate::driver::{
     BlobSource, DriverError, Drivers, LayerLease, NetworkAttachment, ObservedTask, Prepared,
     TaskPlan,
 };
+use crate::lease::Lease;
 
 /// Steps at one time on a host. Each costs processes and disk; more would only make all of them slower.
 const PARALLEL_STEPS: usize = 16;
@@ -38,6 +39,7 @@ pub(crate) struct JobContext {
     pub(crate) relay: Arc<dyn BlobSource>,
     pub(crate) events: mpsc::Sender<Event>,
     board: Arc<Board>,
+    lease: Arc<Lease>,
     steps: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
 }
@@ -48,12 +50,14 @@ impl JobContext {
         relay: Arc<dyn BlobSource>,
         events: mpsc::Sender<Event>,
         board: Arc<Board>,
+        lease: Arc<Lease>,
     ) -> Self {
         Self {
             drivers,
             relay,
             events,
             board,
+            lease,
             steps: Arc::new(Semaphore::new(PARALLEL_STEPS)),
             fetches: Arc::new(Semaphore::new(PARALLEL_FETCHES)),
         }
@@ -115,6 +119,9 @@ impl Running<'_> {
             if self.job.cancel.is_cancelled() {
                 return;
             }
+            if matches!(planned.step, Step::Start { .. }) && !self.may_start() {
+                return;
+            }
             let next = steps.peek().map(|p| &p.step);
             let ok = match (&planned.step, next) {
                 (Step::EnsureImage, Some(Step::Prepare { attempt })) => {
@@ -131,6 +138,12 @@ impl Running<'_> {
                 return;
             }
         }
+    }
+
+    /// Fetching an image takes as long as it takes: the lease may be over since the start was planned. The next plan
+    /// says so.
+    fn may_start(&self) -> bool {
+        plan::steps::fence::may_start(&self.job.want, self.context.lease.heard())
     }
 
     /// Reports a step; says whether to go on.
@@ -201,6 +214,11 @@ impl Running<'_> {
                 .as_ref()
                 .map_or_else(Vec::new, |l| l.layers.clone()),
             network: self.network.clone(),
+            fence_until: self
+                .context
+                .lease
+                .from()
+                .and_then(|from| plan::steps::fence::supervised_until(&self.job.want, from)),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod fake;
 pub mod identity;
 mod imports;
 mod job;
+mod lease;
 pub mod ledger;
 pub mod link;
 pub mod local;

@@ -15,6 +15,7 @@ use wire::link::{Frame, FromHost, Hello, PROTOCOL_VERSION, StreamRequest, ToHost
 use crate::agent::{Agent, AgentError, Assembly};
 use crate::core::Event;
 use crate::driver::{BlobSource, ByteStream, DriverError, ErrorClass};
+use crate::lease::{Beats, Lease, period};
 use crate::outbox::Outbox;
 use crate::streams::{self, StreamContext};
 
@@ -75,6 +76,7 @@ struct Local {
     generation: watch::Receiver<u64>,
     outbox: Arc<Outbox>,
     events: mpsc::Sender<Event>,
+    lease: Arc<Lease>,
     streams: StreamContext,
 }
 
@@ -97,6 +99,7 @@ impl Agent {
             generation: assembly.generation.clone(),
             outbox: assembly.outboxes.first().cloned().unwrap_or_default(),
             events: assembly.events.clone(),
+            lease: assembly.lease.clone(),
             streams: assembly.streams.clone(),
         };
         let talk = async {
@@ -135,12 +138,25 @@ impl Local {
         if session.from_host.send(hello).await.is_err() {
             return;
         }
+        let mut beats = self.lease.beats();
+        let mut beat_at = tokio::time::Instant::now();
+        let mut needed = self.lease.needed();
         loop {
             tokio::select! {
                 message = session.to_host.recv() => match message {
-                    Some(message) => self.take(&session, message).await,
+                    Some(message) => self.take(&session, &mut beats, message).await,
                     None => return,
                 },
+                () = tokio::time::sleep_until(beat_at) => {
+                    beat_at = tokio::time::Instant::now() + period(*needed.borrow());
+                    if session.from_host.send(beats.next()).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(()) = needed.changed() => {
+                    let next = tokio::time::Instant::now() + period(*needed.borrow_and_update());
+                    beat_at = beat_at.min(next);
+                }
                 () = self.outbox.changed() => {
                     let Ok(messages) = self.outbox.take() else { return };
                     for message in messages {
@@ -154,7 +170,7 @@ impl Local {
         }
     }
 
-    async fn take(&self, session: &LocalSession, message: ToHost) {
+    async fn take(&self, session: &LocalSession, beats: &mut Beats, message: ToHost) {
         match message {
             ToHost::Welcome { .. } => {
                 let _ = self.events.send(Event::LinkUp { link: 0 }).await;
@@ -167,7 +183,11 @@ impl Local {
                     serve(self.streams.clone(), request, send, receive);
                 }
             }
-            ToHost::Heartbeat => {}
+            ToHost::Heartbeat { number, fresh_ms } => {
+                if let Some(from) = beats.answered(number, fresh_ms) {
+                    let _ = self.events.send(Event::Leased { from }).await;
+                }
+            }
         }
     }
 }

@@ -136,6 +136,51 @@ async fn input_reaches_the_task_and_its_end_ends_it() {
 }
 
 #[tokio::test]
+async fn what_may_run_on_one_host_only_lives_by_the_answers_to_heartbeats() {
+    let server = Server::start().await;
+    let host = Host::new();
+    host.join(&server).await;
+    let _agent = host.run(&[&server]);
+    let mut session = server.session().await;
+    let mut web = workload(1, &["server"], DesiredState::Running, 1);
+    web.fence_ms = Some(3_000);
+    session.desired(whole(1, std::slice::from_ref(&web))).await;
+    let is = |phase| move |s: Option<&model::TaskStatus>| s.is_some_and(|s| s.phase == phase);
+    let waiting = session.report(&web.id, is(Phase::Pending)).await.unwrap();
+    assert!(
+        waiting.error.contains("waiting for a server"),
+        "{waiting:?}"
+    );
+    server.lease(true);
+    session.report(&web.id, is(Phase::Running)).await;
+    // Heartbeats go out every second, and others talk in between.
+    let mut beats = Vec::new();
+    while beats.len() < 4 {
+        let message = tokio::time::timeout(common::DEADLINE, session.incoming.recv()).await;
+        if let FromHost::Heartbeat { number } = message.unwrap().unwrap() {
+            beats.push(number);
+        }
+    }
+    assert!(beats.windows(2).all(|it| it[1] == it[0] + 1), "{beats:?}");
+    assert_eq!(host.fake.starts().len(), 1);
+    // The server is there, and promises nothing.
+    server.lease(false);
+    let last = std::time::Instant::now();
+    host.fake
+        .wait(|f| f.task(&web.id).is_some_and(|t| t.phase.is_final()))
+        .await;
+    assert!(last.elapsed() < std::time::Duration::from_millis(3_000));
+    let status = session
+        .report(&web.id, is(Phase::Restarting))
+        .await
+        .unwrap();
+    assert!(status.error.contains("no server was heard"), "{status:?}");
+    server.lease(true);
+    let status = session.report(&web.id, is(Phase::Running)).await.unwrap();
+    assert_eq!((status.run, status.restart_count), (1, 1));
+}
+
+#[tokio::test]
 async fn a_silent_server_is_dialled_again_and_all_is_told_anew() {
     let server = Server::start().await;
     let host = Host::new();

@@ -213,7 +213,10 @@ fn outgoing_bytes(
     futures::stream::unfold((outgoing, ended), |(mut outgoing, ended)| async move {
         let message = tokio::select! {
             message = outgoing.recv() => message?,
-            () = tokio::time::sleep(Duration::from_secs(HEARTBEAT_SECONDS)) => ToHost::Heartbeat,
+            () = tokio::time::sleep(Duration::from_secs(HEARTBEAT_SECONDS)) => {
+                // An answer to none, and no promise.
+                ToHost::Heartbeat { number: 0, fresh_ms: None }
+            }
             () = ended.cancelled() => return None,
         };
         let bytes = encode_message(&message).map_err(std::io::Error::other);

@@ -37,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
     pub(crate) authority: Authority,
     pub(crate) hub: Hub,
+    pub(crate) leases: crate::lease::Leases,
     pub(crate) documents: Documents,
     pub(crate) measures: Measures,
     pub(crate) waiters: Waiters,
@@ -80,6 +81,7 @@ impl Control {
                 config,
                 authority,
                 hub: Hub::default(),
+                leases: crate::lease::Leases::default(),
                 documents: Documents::default(),
                 measures: Measures::default(),
                 waiters: Waiters::default(),
@@ -98,6 +100,7 @@ impl Control {
         control.mark_all_hosts_disconnected().await?;
         control.ensure_default_networks().await?;
         crate::documents::follow_store(&control);
+        control.keep_store_confirmed();
         control.start_audit();
         Ok(control)
     }

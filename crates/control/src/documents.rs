@@ -11,7 +11,7 @@ use model::{
     Host, HostDesired, HostId, HostLoss, HostPool, HostWorkload, Image, ImageConfig, ImageContent,
     ImageId, Object, Platform, Pool, PoolId, Workload, WorkloadId,
 };
-use store::{Change, Event, Snapshot, Stored as _, Versioned, WatchError};
+use store::{Change, Event, Revision, Snapshot, Stored as _, Versioned, WatchError};
 use wire::link::{DesiredUpdate, ToHost};
 
 use crate::admission::installation;
@@ -524,10 +524,14 @@ pub(crate) fn follow_store(control: &Control) {
     let Some(mut following) = Following::begin(&control) else {
         return;
     };
+    control.inner.leases.told_up_to(following.from);
     tokio::spawn(async move {
         loop {
             match following.watch.next().await {
-                Ok(event) => control.take_event(&event, &mut following.memory),
+                Ok(event) => {
+                    control.take_event(&event, &mut following.memory);
+                    control.inner.leases.told_up_to(event.revision);
+                }
                 Err(WatchError::Closed) => return,
                 Err(WatchError::Compacted { .. } | WatchError::Lagged { .. }) => {
                     tracing::warn!("fell behind the store: sending all hosts their whole document");
@@ -540,6 +544,8 @@ pub(crate) fn follow_store(control: &Control) {
                     for host in hosts {
                         control.send_whole_document(&host);
                     }
+                    control.inner.leases.told_up_to(following.from);
+                    control.inner.hub.forget_unknown(&control.snapshot());
                     control.inner.waiters.wake_all();
                 }
             }
@@ -549,6 +555,8 @@ pub(crate) fn follow_store(control: &Control) {
 
 /// Where the follower is.
 struct Following {
+    /// Revision of the snapshot it began with.
+    from: Revision,
     watch: store::Watch,
     memory: Memory,
 }
@@ -561,6 +569,7 @@ impl Following {
             match control.store().watch(snapshot.revision) {
                 Ok(watch) => {
                     return Some(Self {
+                        from: snapshot.revision,
                         watch,
                         memory: Memory::of(&snapshot),
                     });
@@ -590,6 +599,9 @@ impl Control {
                     if let Some(workload) = Workload::of(&last.object) {
                         self.inner.waiters.remember(&workload.id, Arc::clone(last));
                         self.inner.waiters.wake(&workload.id);
+                    }
+                    if Host::of(&last.object).is_some() {
+                        self.inner.hub.forget_unknown(&snapshot);
                     }
                 }
             }

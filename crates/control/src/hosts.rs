@@ -326,8 +326,12 @@ impl Control {
             .map(|host| host.id.clone())
             .collect();
         for id in ids {
-            self.host_change(&id, |host| host.status.connected = false)
-                .await?;
+            self.host_change(&id, |host| {
+                host.status.connected = false;
+                // Who had a link to it before may have heard it until now.
+                host.status.silent_ms = 0;
+            })
+            .await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! decision itself: those are functions in `plan`.
 //!
 //! Start at [`Control`]; its verbs are grouped by noun in the modules below. [`caller`] says who may do what,
-//! [`links`] is where hosts are connected, [`documents`] sends them their desired state, [`observe`] takes in what
+//! [`links`] is where hosts are connected (`lease` is what they are promised there), [`documents`] sends them their desired state, [`observe`] takes in what
 //! they report; [`admission`] keeps pools inside their lines.
 //!
 //! What always holds: every verb takes a [`Caller`] and is authorised for one [`Action`] before it reads or writes;
@@ -24,6 +24,7 @@ pub mod exec;
 pub mod hosts;
 pub mod images;
 mod kept;
+mod lease;
 pub mod links;
 mod loss;
 pub mod maintenance;

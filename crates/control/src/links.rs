@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use model::HostId;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::link::{
     ErrorClass, FRAME_MAX_BYTES, Frame, FrameKind, FromHost, Hello, PROTOCOL_VERSION, StreamReply,
@@ -131,6 +132,8 @@ struct Pending {
 struct HubInner {
     serial: u64,
     links: HashMap<HostId, Link>,
+    /// When something was last heard of a host, kept after its link ended; as many as there are hosts.
+    heard: HashMap<HostId, Instant>,
     pending: HashMap<String, Pending>,
 }
 
@@ -150,6 +153,21 @@ impl Default for Hub {
     }
 }
 
+impl HubInner {
+    fn send(&mut self, host: &HostId, message: ToHost) -> bool {
+        let Some(link) = self.links.get(host) else {
+            return false;
+        };
+        if link.outgoing.try_send(message).is_ok() {
+            return true;
+        }
+        tracing::warn!(%host, "host takes its messages too slowly: cut off");
+        link.ended.cancel();
+        self.links.remove(host);
+        false
+    }
+}
+
 impl Hub {
     fn lock(&self) -> MutexGuard<'_, HubInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,17 +184,34 @@ impl Hub {
 
     /// Hands a message over for sending; a link that is full is cut off.
     pub(crate) fn send(&self, host: &HostId, message: ToHost) -> bool {
+        self.lock().send(host, message)
+    }
+
+    /// Answers on a session, if it still is the present one of its host.
+    pub(crate) fn answer(&self, session: &LinkSession, message: ToHost) {
         let mut inner = self.lock();
-        let Some(link) = inner.links.get(host) else {
-            return false;
-        };
-        if link.outgoing.try_send(message).is_ok() {
-            return true;
+        let present = |link: &Link| link.serial == session.serial;
+        if inner.links.get(&session.host).is_some_and(present) {
+            inner.send(&session.host, message);
         }
-        tracing::warn!(%host, "host takes its messages too slowly: cut off");
-        link.ended.cancel();
-        inner.links.remove(host);
-        false
+    }
+
+    /// Notes that something was heard of a host, over a link that is open.
+    fn hear(&self, host: &HostId) {
+        let mut inner = self.lock();
+        if inner.links.contains_key(host) {
+            inner.heard.insert(host.clone(), Instant::now());
+        }
+    }
+
+    pub(crate) fn heard_ago(&self, host: &HostId) -> Option<Duration> {
+        self.lock().heard.get(host).map(Instant::elapsed)
+    }
+
+    /// Forgets when hosts were heard that are not there any more.
+    pub(crate) fn forget_unknown(&self, snapshot: &store::Snapshot) {
+        let mut inner = self.lock();
+        inner.heard.retain(|id, _| snapshot.host(id).is_some());
     }
 
     pub(crate) fn disconnect(&self, host: &HostId) {
@@ -199,19 +234,17 @@ pub struct LinkSession {
 
 impl Drop for LinkSession {
     fn drop(&mut self) {
-        let current = {
+        let newer = {
             let mut inner = self.control.inner.hub.lock();
-            let current = inner
-                .links
-                .get(&self.host)
-                .is_some_and(|link| link.serial == self.serial);
-            if current {
+            let link = inner.links.get(&self.host);
+            let newer = link.is_some_and(|link| link.serial != self.serial);
+            if !newer {
                 inner.links.remove(&self.host);
             }
-            current
+            newer
         };
         self.ended.cancel();
-        if !current {
+        if newer {
             return;
         }
         self.control.inner.documents.forget(&self.host);
@@ -269,6 +302,7 @@ impl Control {
             if let Some(old) = inner.links.insert(host.clone(), link) {
                 old.ended.cancel();
             }
+            inner.heard.insert(host.clone(), Instant::now());
             serial
         };
         let session = LinkSession {
@@ -300,6 +334,7 @@ impl Control {
                 .host_change(host, |record| {
                     record.status.connected = false;
                     record.status.last_seen = Some(now());
+                    record.status.silent_ms = self.silent_ms(host);
                 })
                 .await;
             match left {
@@ -333,6 +368,8 @@ impl Control {
                 record.status.connected = connected;
                 if connected {
                     record.status.lost_at = None;
+                } else {
+                    record.status.silent_ms = self.silent_ms(host);
                 }
             })
             .await?;
@@ -341,8 +378,11 @@ impl Control {
 
     /// Takes in a message of a host.
     pub async fn link_message(&self, session: &LinkSession, message: FromHost) {
+        // Before anything is answered: what is promised counts from before this.
+        self.inner.hub.hear(&session.host);
         match message {
-            FromHost::Hello(_) | FromHost::Heartbeat => {}
+            FromHost::Hello(_) => {}
+            FromHost::Heartbeat { number } => self.answer_heartbeat(session, number),
             FromHost::Accepted { generation } => {
                 tracing::debug!(host = %session.host, generation, "document accepted");
             }

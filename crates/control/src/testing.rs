@@ -208,7 +208,7 @@ impl Control {
                     message = outgoing.recv() => match message {
                         Some(ToHost::Desired(update)) => script.take(&session, update).await,
                         Some(ToHost::OpenStream { id, request }) => script.stream(&session, &id, request),
-                        Some(ToHost::Welcome { .. } | ToHost::Heartbeat) => {}
+                        Some(ToHost::Welcome { .. } | ToHost::Heartbeat { .. }) => {}
                         None => return,
                     },
                     () = session.ended.cancelled() => return,
@@ -287,7 +287,7 @@ impl RawHost {
                     let stream = stream.ok_or_else(|| Error::not_found("stream", &id))?;
                     return Ok((request, stream));
                 }
-                Some(ToHost::Desired(_) | ToHost::Welcome { .. } | ToHost::Heartbeat) => {}
+                Some(ToHost::Desired(_) | ToHost::Welcome { .. } | ToHost::Heartbeat { .. }) => {}
                 None => return Err(crate::links::host_gone()),
             }
         }

@@ -116,7 +116,7 @@ async fn a_limit_goes_where_the_demand_is_and_only_after_the_others_gave_it_up()
             ToHost::Desired(update) if update.pools.as_ref().is_some_and(|p| !p.is_empty()) => {
                 break update.pools.unwrap()[&world.pool].clone();
             }
-            ToHost::Desired(_) | ToHost::Welcome { .. } | ToHost::Heartbeat => {}
+            ToHost::Desired(_) | ToHost::Welcome { .. } | ToHost::Heartbeat { .. } => {}
             ToHost::OpenStream { .. } => unreachable!(),
         }
     };

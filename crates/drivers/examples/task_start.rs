@@ -41,6 +41,7 @@ fn plan(number: u32, layer: &str, args: &[&str]) -> Result<TaskPlan> {
         attempt: 0,
         layers: vec![PathBuf::from(layer)],
         network: None,
+        fence_until: None,
     })
 }
 

@@ -658,6 +658,9 @@ pub struct TaskStatus {
     pub exit_code: i32,
     /// Whether the kernel killed a process of it because memory ran out.
     pub oom_killed: bool,
+    /// Whether its host ended it because no server was heard, and it may run on one host only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
     /// What went wrong, for people; empty: nothing.
     pub error: String,
     /// When the last run began.

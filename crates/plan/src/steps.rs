@@ -8,19 +8,23 @@
 //! - Level-triggered: every answer follows from the present alone, so that any number of repetitions, restarts of the
 //!   agent and lost events ends in the same state. After a plan's steps were applied, planning again gives none.
 //! - A run number is begun at most once; only the restart policy begins further attempts of it.
+//! - What may run on one host only lives by a lease ([`fence`]): without one it is ended and not started.
 //! - A task that is not wanted in the document is never touched: [`plan`] is asked only for workloads in it.
 
+pub mod fence;
 mod images;
 mod memory;
 mod status;
 #[cfg(test)]
 mod tests;
 
+use fence::Grip;
 use model::workload::{NetworkStatus, Resources};
 use model::{DesiredState, HostWorkload, Phase, TaskStatus, Timestamp};
 
+pub use fence::Heard;
 pub use images::{Import, images_to_drop};
-pub use memory::{Chore, End, Failure, Memory, StopSent, exit_code_of_failed_start};
+pub use memory::{Chore, End, Failure, Fenced, Memory, StopSent, exit_code_of_failed_start};
 
 /// SIGTERM on every Linux architecture.
 const SIGTERM: i32 = 15;
@@ -99,6 +103,8 @@ pub struct Plan {
     pub memory: Memory,
     /// When to plan again if nothing happens before.
     pub wake_at: Option<Timestamp>,
+    /// In how many milliseconds of the leases' clock to plan again at the latest.
+    pub fence_in_ms: Option<u64>,
     /// What to report; `None`: nothing of it is left.
     pub status: Option<TaskStatus>,
 }
@@ -137,35 +143,38 @@ impl Seen<'_> {
 
 /// Decides what to do next about a workload that the host's document names.
 #[must_use]
-pub fn plan(want: &HostWorkload, seen: Seen<'_>, memory: &Memory, now: Timestamp) -> Plan {
+pub fn plan(
+    want: &HostWorkload,
+    seen: Seen<'_>,
+    memory: &Memory,
+    now: Timestamp,
+    heard: Heard,
+) -> Plan {
+    let grip = fence::grip(want, heard);
     let mut memory = memory.clone();
-    memory.observe(want, seen, now);
+    memory.observe(want, seen, now, grip);
     let mut next = Next {
         want,
         seen,
         now,
+        grip,
         memory,
         steps: Vec::new(),
         wake_at: None,
     };
-    match want.desired {
-        DesiredState::Created => {}
-        DesiredState::Running | DesiredState::Paused => next.running(),
-        DesiredState::Stopped {
-            grace_seconds,
-            signal,
-        } => next.stopped(signal, grace_seconds),
-        DesiredState::Removed => next.removed(),
-    }
-    let status = status::status(want, seen, &next.memory);
+    next.decide(heard);
+    let status = status::status(want, seen, &next.memory, grip);
     Plan {
         steps: next.steps,
         memory: next.memory,
         wake_at: next.wake_at,
+        fence_in_ms: match grip {
+            Grip::Held(ms) | Grip::Waiting(ms) | Grip::Ending(ms) => Some(ms),
+            Grip::Free | Grip::Over => None,
+        },
         status,
     }
 }
-
 /// The signal that stops a workload gently.
 #[must_use]
 pub fn stop_signal(want: &HostWorkload) -> i32 {
@@ -220,12 +229,50 @@ struct Next<'a> {
     want: &'a HostWorkload,
     seen: Seen<'a>,
     now: Timestamp,
+    grip: Grip,
     memory: Memory,
     steps: Vec<Planned>,
     wake_at: Option<Timestamp>,
 }
 
 impl Next<'_> {
+    fn decide(&mut self, heard: Heard) {
+        if let State::Alive { .. } = self.seen.state() {
+            match self.grip {
+                Grip::Over => return self.fence(heard, Some(0)),
+                // What is being stopped or replaced anyway had its signal.
+                Grip::Ending(_) if fence::is_wanted(self.want) && !self.is_outdated() => {
+                    return self.fence(heard, None);
+                }
+                Grip::Free | Grip::Held(_) | Grip::Waiting(_) | Grip::Ending(_) => {}
+            }
+        }
+        match self.want.desired {
+            DesiredState::Created => {}
+            DesiredState::Running | DesiredState::Paused => self.running(),
+            DesiredState::Stopped {
+                grace_seconds,
+                signal,
+            } => self.stopped(signal, grace_seconds),
+            DesiredState::Removed => self.removed(),
+        }
+    }
+
+    /// Whether what lives is of an earlier run than the one that is wanted.
+    fn is_outdated(&self) -> bool {
+        matches!(self.seen.state(), State::Alive { run, .. } if run < self.want.run)
+    }
+
+    /// Ends what lives because its lease runs out: with a grace of nothing at once, else by signal; the kill comes with
+    /// the end of the lease.
+    fn fence(&mut self, heard: Heard, grace_seconds: Option<u32>) {
+        if fence::is_wanted(self.want) {
+            self.memory.fenced_at(self.now, heard.age());
+        }
+        let why = "no server was heard, and it may run on one host only";
+        self.stop_live(None, grace_seconds, why);
+    }
+
     fn step(&mut self, step: Step, why: &'static str) {
         self.steps.push(Planned { step, why });
     }
@@ -285,6 +332,11 @@ impl Next<'_> {
     }
 
     fn start(&mut self) {
+        match self.grip {
+            Grip::Free | Grip::Held(_) => {}
+            // Asked again when a server is heard.
+            Grip::Waiting(_) | Grip::Ending(_) | Grip::Over => return,
+        }
         if let Some(at) = self.memory.start_blocked_until(self.now) {
             self.wake(at);
             return;
@@ -292,6 +344,8 @@ impl Next<'_> {
         let (_, attempt) = self.memory.attempt_key();
         let why = if attempt == 0 {
             "its run has not begun"
+        } else if self.memory.end.as_ref().is_some_and(|end| end.fenced) {
+            "a server is heard again"
         } else {
             "its restart policy says so"
         };

@@ -14,8 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::process::ProcessId;
 use crate::state::ExitRecord;
 
-/// Version of this protocol; a shim of another version is still supervised, but only by these rules.
-pub const PROTOCOL: u32 = 1;
+/// Version of this protocol. Shims outlive the programs that launched them: a client asks a shim only for what its
+/// version knows, because it cuts off a client that it does not understand.
+pub const PROTOCOL: u32 = 2;
+
+/// The first version that knows [`Request::Fence`].
+pub const PROTOCOL_FENCE: u32 = 2;
 
 /// Name of the socket inside a shim's state directory.
 pub const SOCKET: &str = "socket";
@@ -56,6 +60,33 @@ pub enum Request {
     },
     /// End the shim. Refused while the task runs.
     Shutdown,
+    /// Until when the task may live without hearing more. Allowed at any time, also before `Start`.
+    Fence(Fence),
+}
+
+/// Until when a task may live; the newest word counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    /// Milliseconds since the start of the machine, suspends included (`CLOCK_BOOTTIME`): then the shim kills the task.
+    /// `None`: for ever.
+    pub until_ms: Option<u64>,
+    /// File that lists the task's processes, for those that do not go with the first one.
+    #[serde(default)]
+    pub processes: Option<PathBuf>,
+    /// How a frozen task is made to run, so that it can die.
+    #[serde(default)]
+    pub thaw: Option<Thaw>,
+}
+
+/// What to write where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thaw {
+    /// The file.
+    pub file: PathBuf,
+    /// The word.
+    pub word: String,
 }
 
 /// The cgroups of a task as files to write process ids into.
@@ -250,6 +281,9 @@ pub enum Event {
         shim: ProcessId,
         /// How far the task is.
         phase: Phase,
+        /// Until when it may live, as [`Fence::until_ms`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence_until_ms: Option<u64>,
     },
     /// A call was carried out.
     Done {

@@ -57,6 +57,9 @@ pub struct ExitRecord {
     pub started_ns: u64,
     /// When it ended, nanoseconds since 1970.
     pub ended_ns: u64,
+    /// Whether the shim killed it because it was not to live any longer ([`crate::message::Fence`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
     /// Set when it never ran.
     pub failure: Option<Failure>,
 }

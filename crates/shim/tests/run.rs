@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use shim::log::{Entry, LogReader, Stream, files};
-use shim::message::{Event, FailureKind, Phase, Request, Subscribe, What, WindowSize};
+use shim::message::{Event, FailureKind, Fence, Phase, Request, Subscribe, What, WindowSize};
 use shim::state::{Content, ExitRecord, read};
 use support::{Root, Shim, spec};
 
@@ -385,4 +385,94 @@ fn an_exec_joins_the_task() {
     let mut exec = Shim::new();
     start.log.dir = exec.dir.join("log");
     assert_eq!(exec.start(start).unwrap_err().kind, FailureKind::NoTask);
+}
+
+/// Milliseconds since the start of the machine.
+fn boot_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    u64::try_from(now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000).unwrap()
+}
+
+fn fence(until_ms: Option<u64>) -> Request {
+    Request::Fence(Fence {
+        until_ms,
+        ..Fence::default()
+    })
+}
+
+#[test]
+fn a_task_is_ended_when_its_time_is_over_and_nobody_is_there() {
+    let root = Root::new();
+    let home = tempfile::tempdir().unwrap();
+    let mut shim = Shim::launch(&home.path().join("shim"));
+    let start = shim.start_request(
+        &root,
+        &spec(&["sh", "-c", "trap '' TERM; sleep 1000"], false),
+    );
+    let until = boot_ms() + 1_500;
+    shim.client.call(fence(Some(until))).unwrap();
+    let task = shim.start(start).unwrap();
+    // The one who leased it dies.
+    shim.client.hang_up();
+    support::wait_until("the task is dead", || !task.is_alive());
+    let over = boot_ms();
+    assert!(over >= until, "too early by {} ms", until - over);
+    support::wait_until("the shim has gone", || {
+        !shim.dir.join("socket").exists() || shim.child.try_wait().unwrap().is_some()
+    });
+    let Content::Whole(exit) = read::<ExitRecord>(&shim.dir.join("exit.json")).unwrap() else {
+        panic!("no exit record");
+    };
+    assert_eq!((exit.code, exit.signal, exit.fenced), (137, Some(9), true));
+}
+
+#[test]
+fn the_newest_word_on_a_tasks_time_counts() {
+    let root = Root::new();
+    let mut shim = Shim::new();
+    let start = shim.start_request(&root, &spec(&["sleep", "1000"], false));
+    let task = shim.start(start).unwrap();
+    let first = boot_ms() + 2_000;
+    shim.client.call(fence(Some(first))).unwrap();
+    let later = boot_ms() + 6_000;
+    shim.client.call(fence(Some(later))).unwrap();
+    // Whoever comes next is told.
+    let mut other = support::Client::connect(&shim.dir);
+    let told = other.wait_for(|event| match event {
+        Event::Hello {
+            protocol,
+            fence_until_ms,
+            ..
+        } => Some((*protocol, *fence_until_ms)),
+        _ => None,
+    });
+    assert_eq!(told, (shim::message::PROTOCOL, Some(later)));
+    support::wait_until("the first time is over", || boot_ms() > first + 200);
+    assert!(task.is_alive());
+    // For ever.
+    other.call(fence(None)).unwrap();
+    support::wait_until("the second time is over", || boot_ms() > later + 200);
+    assert!(task.is_alive());
+    other.call(fence(Some(1))).unwrap();
+    let exit = shim.client.exit();
+    assert_eq!((exit.code, exit.fenced), (137, true));
+}
+
+#[test]
+fn a_task_whose_time_is_over_before_it_starts_ends_as_soon_as_it_runs() {
+    let root = Root::new();
+    let mut shim = Shim::new();
+    let start = shim.start_request(&root, &spec(&["sleep", "1000"], false));
+    shim.client.call(fence(Some(1))).unwrap();
+    shim.start(start).unwrap();
+    assert!(shim.client.exit().fenced);
+}
+
+#[test]
+fn an_end_of_its_own_is_not_blamed_on_its_time() {
+    let root = Root::new();
+    let mut shim = Shim::new();
+    shim.client.call(fence(Some(boot_ms() + 60_000))).unwrap();
+    let (exit, _) = shim.run(&root, &["sh", "-c", "exit 3"]);
+    assert_eq!((exit.code, exit.fenced), (3, false));
 }

@@ -14,6 +14,29 @@
 //!
 //! All but `join` answer 410 to a host that was removed from the installation, and 401 to an unknown certificate.
 //!
+//! # Leases
+//!
+//! What may run on one host only is ended by its host when the host has no lease any more ([`HostWorkload::fence_ms`]).
+//! Leases are given with heartbeats: the host numbers them ([`FromHost::Heartbeat`]), and a server answers each with how
+//! old its confirmed knowledge of the store was at that moment ([`ToHost::Heartbeat`]). The host may then go on until
+//! *(when it sent that heartbeat) − `fresh_ms` + `fence_ms`*, measured on its own clock that also counts a suspend
+//! ([`crate::boot`]). Whichever server's answer reaches furthest counts.
+//!
+//! Why a workload is never started elsewhere before its lease is over. Let *T* be the time after which servers take a
+//! host as lost; `fence_ms` is less than *T*, by enough to kill the task and for clocks that do not run alike. A server
+//! answers with a lease only if the host is connected and not lost both in its newest snapshot and in the one it
+//! confirmed: a snapshot that held everything committed before a moment *c*, and of which the host was told everything,
+//! on this very session, before the answer. The lease then ends no later than *c* + `fence_ms`. A workload is moved away
+//! only by a transaction that expects the record of its host that says *not connected*, unchanged since it was committed
+//! at a moment *d*, and not before *d* + *T*. If the confirmed snapshot is older than that record, *c* < *d*, and the
+//! lease ends before the move. If it is newer than the record but older than the move, it shows *not connected*, and there
+//! is no lease. If it holds the move, the host was told to remove the workload before it got the lease. No clocks are
+//! compared for this, and no leases or locks of the store are trusted: the comparison is part of the move's transaction.
+//!
+//! The time *d* + *T* may be brought forward by how long the host had been silent when its record was written
+//! (`HostStatus::silent_ms`), because leases count from the moment their heartbeat was sent, which is before it was
+//! heard. That holds for what one server has heard; so a server whose store others share too says 0 there.
+//!
 //! What always holds: the meaning of the desired state is the whole document with its generation
 //! ([`DesiredUpdate`]); every message can be repeated; a message longer than [`MESSAGE_MAX_BYTES`] or a frame longer
 //! than [`FRAME_MAX_BYTES`] ends the connection.
@@ -39,8 +62,12 @@ pub const MESSAGE_MAX_BYTES: usize = 64 << 20;
 /// Longest frame of a stream, in bytes: large enough for throughput, small enough to interleave.
 pub const FRAME_MAX_BYTES: usize = 1 << 20;
 
-/// How often each side says something on an idle session, in seconds.
+/// How often a host sends a heartbeat, whatever else it says, and a server on an idle session, in seconds.
 pub const HEARTBEAT_SECONDS: u64 = 2;
+
+/// How often a host sends a heartbeat while something on it lives by its leases, in seconds: a lost second must not end
+/// it.
+pub const LEASE_SECONDS: u64 = 1;
 
 /// How often a host measures what its pools use, in seconds.
 pub const MEASURE_SECONDS: u64 = 2;
@@ -82,8 +109,12 @@ pub enum FromHost {
         /// Every pool that has a part or a task there.
         usage: BTreeMap<PoolId, PoolUsage>,
     },
-    /// Nothing to say, still here.
-    Heartbeat,
+    /// Still here; sent every [`HEARTBEAT_SECONDS`] or [`LEASE_SECONDS`], and answered at once.
+    Heartbeat {
+        /// Counts the heartbeats of this session, from 1; 0: from a host that does not count.
+        #[serde(default)]
+        number: u64,
+    },
 }
 
 /// A host's first message.
@@ -119,8 +150,15 @@ pub enum ToHost {
         /// What the stream is for.
         request: StreamRequest,
     },
-    /// Nothing to say, still here.
-    Heartbeat,
+    /// Still here.
+    Heartbeat {
+        /// The newest heartbeat of the host that this answers; 0: none.
+        #[serde(default)]
+        number: u64,
+        /// How old the server's confirmed knowledge of its store is, in milliseconds; `None`: it gives no lease.
+        #[serde(default)]
+        fresh_ms: Option<u64>,
+    },
 }
 
 /// A document of desired state, whole or as the difference to an earlier one.
@@ -924,6 +962,30 @@ mod tests {
             Some(message)
         );
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn heartbeats_of_before_there_were_leases_are_read() {
+        let plain = r#"{"type":"heartbeat"}"#;
+        let from: FromHost = serde_json::from_str(plain).unwrap();
+        assert_eq!(from, FromHost::Heartbeat { number: 0 });
+        let to: ToHost = serde_json::from_str(plain).unwrap();
+        let (number, fresh_ms) = (0, None);
+        assert_eq!(to, ToHost::Heartbeat { number, fresh_ms });
+        // And the other way round: who knows heartbeats without content skips what is in them.
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "kebab-case", tag = "type")]
+        enum Before {
+            Heartbeat,
+        }
+        let (number, fresh_ms) = (7, Some(12));
+        for now in [
+            serde_json::to_string(&ToHost::Heartbeat { number, fresh_ms }).unwrap(),
+            serde_json::to_string(&FromHost::Heartbeat { number }).unwrap(),
+        ] {
+            let read: Before = serde_json::from_str(&now).unwrap();
+            assert_eq!(read, Before::Heartbeat, "{now}");
+        }
     }
 
     #[test]

@@ -113,6 +113,10 @@ impl TaskRuntime for Runtime {
         self.halt.step("kill", self.inner.kill(id)).await
     }
 
+    async fn fence(&self, id: &WorkloadId, until_ms: Option<u64>) -> Result<(), DriverError> {
+        self.inner.fence(id, until_ms).await
+    }
+
     async fn pause(&self, id: &WorkloadId) -> Result<(), DriverError> {
         self.halt.step("pause", self.inner.pause(id)).await
     }

@@ -50,6 +50,7 @@ impl Core {
         self.told = true;
         self.imports.document(self.desired.generation);
         self.tell_parts();
+        self.tell_need();
         let mut touched: BTreeSet<WorkloadId> = update
             .upsert
             .keys()

@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) memory: Memory,
     pub(super) job: Option<RunningJob>,
     pub(super) wake: Option<Timestamp>,
+    /// When to look at its lease again, in milliseconds since the start of the machine.
+    pub(super) fence_wake: Option<u64>,
     /// What was reported last; `None`: nothing yet.
     pub(super) reported: Option<Option<TaskStatus>>,
     /// Progress of fetching its image.

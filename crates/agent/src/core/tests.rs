@@ -11,6 +11,8 @@ use crate::driver::{BlobSource, ByteStream, ErrorClass, ImageStore};
 use crate::fake::{FakeHost, Halt, Op};
 use crate::imports::Hold;
 
+mod fences;
+
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
 struct NoBlobs;
@@ -104,9 +106,11 @@ impl Bench {
         let outbox = Arc::new(Outbox::default());
         let (board, metrics) = (Arc::new(Board::default()), Arc::new(Metrics::default()));
         let imports: Arc<Imports> = Arc::default();
+        let lease = Arc::new(Lease::new(self.fake.clock));
         let core = Core::new(CoreParts {
             drivers: self.fake.drivers(),
             clock: self.fake.clock,
+            lease: lease.clone(),
             metrics: metrics.clone(),
             board: board.clone(),
             imports: imports.clone(),
@@ -117,6 +121,7 @@ impl Bench {
                 Arc::new(NoBlobs),
                 events.clone(),
                 Arc::default(),
+                lease,
             ),
             ledger,
             recovered,

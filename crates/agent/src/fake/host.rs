@@ -70,6 +70,8 @@ pub(super) struct FakeTask {
     /// Output of all runs: run, attempt, piece.
     pub(super) output: Vec<(u64, crate::driver::Output)>,
     pub(super) signals: Vec<i32>,
+    /// Until when its supervisor lets it live, by [`Clock::since_boot`]; `None`: for ever.
+    pub(super) fence: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -409,8 +411,31 @@ impl FakeHost {
             namespace: true,
             output: Vec::new(),
             signals: Vec::new(),
+            fence: None,
         };
         self.with(|s| s.tasks.insert(id, task));
+    }
+
+    /// A task's supervisor, which outlives agents: ends it when its time is over.
+    pub(super) fn supervise(&self, id: &WorkloadId, until: u64) {
+        let Some(host) = self.me.upgrade() else {
+            return;
+        };
+        let id = id.clone();
+        let wait = until.saturating_sub(self.clock.since_boot());
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+            let now = host.clock.since_boot();
+            let over = host.with(|s| {
+                let task = s.tasks.get_mut(&id)?;
+                let over = task.status.phase.is_alive() && task.fence.is_some_and(|it| it <= now);
+                task.status.fenced |= over;
+                over.then_some((task.status.run, task.status.restart_count))
+            });
+            if over.is_some() {
+                host.finish(&id, over, 137);
+            }
+        });
     }
 
     /// Ends a living task; with `only`, only that run and attempt.

@@ -93,6 +93,7 @@ impl TaskRuntime for FakeHost {
                 namespace: false,
                 output: Vec::new(),
                 signals: Vec::new(),
+                fence: None,
             });
             let key = (plan.workload.run, plan.attempt);
             let known = (task.status.run, task.status.restart_count);
@@ -110,6 +111,7 @@ impl TaskRuntime for FakeHost {
             }
             task.script = script;
             task.namespace = true;
+            task.fence = None;
             task.status = TaskStatus {
                 phase: Phase::Preparing,
                 run: key.0,
@@ -153,12 +155,16 @@ impl TaskRuntime for FakeHost {
                 }
                 task.status.phase = Phase::Running;
                 task.status.started_at = Some(now);
+                task.fence = plan.fence_until;
                 let begun = (observed(&id, task), task.script.clone(), true);
                 s.starts.push((id.clone(), key.0, key.1));
                 Ok(begun)
             })
             .await?;
         if begun {
+            if let Some(until) = plan.fence_until {
+                self.supervise(&id, until);
+            }
             if !script.output.is_empty() {
                 self.write_output(&id, Bytes::from(script.output));
             }
@@ -206,6 +212,23 @@ impl TaskRuntime for FakeHost {
         })
         .await?;
         self.finish(id, None, 128 + SIGKILL);
+        Ok(())
+    }
+
+    async fn fence(&self, id: &WorkloadId, until_ms: Option<u64>) -> Result<(), DriverError> {
+        let halted = self.with(|s| {
+            let task = s.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+            if !s.halted {
+                task.fence = until_ms;
+            }
+            Ok::<_, DriverError>(s.halted)
+        })?;
+        if halted {
+            std::future::pending::<()>().await;
+        }
+        if let Some(until) = until_ms {
+            self.supervise(id, until);
+        }
         Ok(())
     }
 

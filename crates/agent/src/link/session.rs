@@ -1,4 +1,4 @@
-//! One session: greeting, documents in, reports out, heartbeats both ways.
+//! One session: greeting, documents in, reports out, heartbeats and their answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tracing::info;
 use wire::client::http2;
 use wire::link::{
-    FromHost, HEARTBEAT_SECONDS, Hello, PROTOCOL_VERSION, SILENCE_SECONDS, ToHost, decode_message,
-    encode_message,
+    FromHost, Hello, PROTOCOL_VERSION, SILENCE_SECONDS, ToHost, decode_message, encode_message,
 };
 
 use super::{Link, LinkError, refusal_text, stream};
 use crate::core::Event;
+use crate::lease::{Beats, period};
 
 /// Messages that wait for the connection; more wait in the outbox, where they are coalesced.
 const OUT_QUEUE: usize = 4;
@@ -25,7 +25,6 @@ const OUT_QUEUE: usize = 4;
 const REFUSAL_BYTES: usize = 16 << 10;
 
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
-const HEARTBEAT: Duration = Duration::from_secs(HEARTBEAT_SECONDS);
 
 fn broken(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LinkError {
     LinkError::Exchange(e.into())
@@ -110,6 +109,7 @@ impl Link {
             out,
             on_trial,
             welcomed: false,
+            beats: self.lease.beats(),
         };
         session.talk(response.into_body()).await
     }
@@ -121,6 +121,7 @@ struct Session<'a> {
     out: mpsc::Sender<Bytes>,
     on_trial: bool,
     welcomed: bool,
+    beats: Beats,
 }
 
 impl Session<'_> {
@@ -128,11 +129,14 @@ impl Session<'_> {
         let mut buffer = BytesMut::new();
         let mut queue = std::collections::VecDeque::<FromHost>::new();
         let mut heard = Instant::now();
-        let mut said = Instant::now();
+        // The first goes out at once: what lives by a lease waits for its answer.
+        let mut beat_at = heard;
+        let mut needed = self.link.lease.needed();
         let out = self.out.clone();
         let mut renewals = self.link.credentials.renewals();
         loop {
             let waiting = !queue.is_empty();
+            let due = Instant::now() >= beat_at;
             tokio::select! {
                 frame = incoming.frame() => {
                     let frame = frame.ok_or(LinkError::Ended)?.map_err(broken)?;
@@ -144,11 +148,14 @@ impl Session<'_> {
                         }
                     }
                 }
-                permit = out.reserve(), if waiting => {
+                permit = out.reserve(), if waiting || due => {
                     let permit = permit.map_err(|_| LinkError::Ended)?;
-                    if let Some(message) = queue.pop_front() {
+                    if due {
+                        // Before whatever else waits, and not counted from before it goes out.
+                        permit.send(encode_message(&self.beats.next())?);
+                        beat_at = Instant::now() + period(*needed.borrow());
+                    } else if let Some(message) = queue.pop_front() {
                         permit.send(encode_message(&message)?);
-                        said = Instant::now();
                     }
                 }
                 () = self.link.outbox.changed(), if !waiting => {
@@ -157,9 +164,9 @@ impl Session<'_> {
                         Err(crate::outbox::Resync) => return Err(LinkError::Resync),
                     }
                 }
-                () = tokio::time::sleep_until(said + HEARTBEAT), if !waiting => {
-                    queue.push_back(FromHost::Heartbeat);
-                    said = Instant::now();
+                () = tokio::time::sleep_until(beat_at), if !due => {}
+                Ok(()) = needed.changed() => {
+                    beat_at = beat_at.min(Instant::now() + period(*needed.borrow_and_update()));
                 }
                 () = tokio::time::sleep_until(heard + SILENCE) => {
                     return Err(LinkError::Silent(SILENCE_SECONDS));
@@ -183,7 +190,10 @@ impl Session<'_> {
                 stream::open(self.link, self.connection.clone(), id, request);
                 Ok(())
             }
-            ToHost::Heartbeat => Ok(()),
+            ToHost::Heartbeat { number, fresh_ms } => match self.beats.answered(number, fresh_ms) {
+                Some(from) => self.tell(Event::Leased { from }).await,
+                None => Ok(()),
+            },
         }
     }
 

@@ -107,7 +107,7 @@ impl ServerSession {
                 .await
                 .expect("a message in time")
                 .expect("an open session");
-            if message != FromHost::Heartbeat {
+            if !matches!(message, FromHost::Heartbeat { .. }) {
                 return message;
             }
         }
@@ -180,6 +180,7 @@ struct Shared {
     /// Only sessions with this certificate are taken.
     only: Mutex<Option<Vec<u8>>>,
     refused: tokio::sync::watch::Sender<u64>,
+    leases: std::sync::atomic::AtomicBool,
     silent: std::sync::atomic::AtomicBool,
     /// The host was removed.
     removed: tokio::sync::watch::Sender<bool>,
@@ -247,6 +248,7 @@ impl Server {
             only: Mutex::default(),
             refused: tokio::sync::watch::Sender::new(0),
             silent: std::sync::atomic::AtomicBool::new(false),
+            leases: std::sync::atomic::AtomicBool::new(false),
             removed: tokio::sync::watch::Sender::new(false),
         });
         let stop = CancellationToken::new();
@@ -322,6 +324,13 @@ impl Server {
         self.shared
             .silent
             .store(silent, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Whether heartbeats are answered with leases from now on.
+    pub fn lease(&self, leases: bool) {
+        self.shared
+            .leases
+            .store(leases, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Cuts all connections and stops listening.
@@ -464,9 +473,18 @@ async fn session(
     };
     let (out, mut to_host) = mpsc::channel::<Bytes>(64);
     let (feed, incoming) = mpsc::channel(1024);
+    let (answer, answering) = (out.clone(), shared.clone());
     tokio::spawn(async move {
         loop {
             while let Some(message) = decode_message::<FromHost>(&mut buffer).unwrap() {
+                let leases = answering.leases.load(std::sync::atomic::Ordering::Relaxed);
+                if let FromHost::Heartbeat { number } = &message
+                    && leases
+                {
+                    let (number, fresh_ms) = (*number, Some(0));
+                    let lease = ToHost::Heartbeat { number, fresh_ms };
+                    let _ = answer.send(encode_message(&lease).unwrap()).await;
+                }
                 if feed.send(message).await.is_err() {
                     return;
                 }
@@ -489,7 +507,11 @@ async fn session(
             if beating.silent.load(std::sync::atomic::Ordering::Relaxed) {
                 continue;
             }
-            let message = encode_message(&ToHost::Heartbeat).unwrap();
+            let message = encode_message(&ToHost::Heartbeat {
+                number: 0,
+                fresh_ms: None,
+            })
+            .unwrap();
             if beat.send(message).await.is_err() {
                 return;
             }

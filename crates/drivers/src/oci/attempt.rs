@@ -190,6 +190,17 @@ impl Inner {
             return Ok(observe::observed(id, status, task.shim));
         }
         let request = self.start_request(plan, &run).await?;
+        if plan.fence_until.is_some() {
+            // Before it starts: from then on nobody may be there to say it.
+            let fence = self
+                .cgroups
+                .workload(&plan.workload)
+                .fence(plan.fence_until);
+            connection
+                .fence(fence)
+                .await
+                .map_err(|failure| refused(&failure))?;
+        }
         if let Err(failure) = connection.call(Request::Start(Box::new(request))).await {
             self.set_status(id, &run, observe::failed(&failure, &run));
             return Err(refused(&failure));

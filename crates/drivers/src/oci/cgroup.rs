@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use model::workload::DeviceMapping;
 use model::{CpuSet, HostWorkload, PoolId};
-use shim::message::{CgroupView, Placement};
+use shim::message::{CgroupView, Fence, Placement, Thaw};
 
 /// Controllers used on v1; what is not mounted is left out.
 const V1_CONTROLLERS: [&str; 8] = [
@@ -444,16 +444,40 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Processes in it.
-    #[must_use]
-    pub fn processes(&self) -> Vec<i32> {
+    /// The file that lists its processes.
+    fn processes_file(&self) -> Option<PathBuf> {
         let dir = if self.is_v2() {
             self.dir("")
         } else {
             self.dir("pids").or_else(|| self.dir("memory"))
         };
-        let text = dir
-            .and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok())
+        dir.map(|dir| dir.join("cgroup.procs"))
+    }
+
+    /// What a shim needs to end everything in it by itself at this moment.
+    #[must_use]
+    pub fn fence(&self, until_ms: Option<u64>) -> Fence {
+        let (dir, file, word) = if self.is_v2() {
+            (self.dir(""), "cgroup.freeze", "0")
+        } else {
+            (self.dir("freezer"), "freezer.state", "THAWED")
+        };
+        Fence {
+            until_ms,
+            processes: self.processes_file(),
+            thaw: dir.map(|dir| Thaw {
+                file: dir.join(file),
+                word: word.to_owned(),
+            }),
+        }
+    }
+
+    /// Processes in it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let text = self
+            .processes_file()
+            .and_then(|file| fs::read_to_string(file).ok())
             .unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }

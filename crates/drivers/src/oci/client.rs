@@ -10,14 +10,16 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use shim::frame::{Decoder, Kind, encode, encode_message};
-use shim::message::{Call, Event, Failure, FailureKind, PROTOCOL, Phase, Request, SOCKET};
+use shim::message::{
+    Call, Event, Failure, FailureKind, Fence, PROTOCOL, PROTOCOL_FENCE, Phase, Request, SOCKET,
+};
 use shim::process::ProcessId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -189,6 +191,10 @@ impl Launcher {
 pub(super) struct Life {
     /// The shim itself, once it said hello.
     pub(super) shim: Option<ProcessId>,
+    /// Which protocol it speaks.
+    protocol: u32,
+    /// Until when its task might live when it said hello.
+    fence_until_ms: Option<u64>,
     /// How far its task is.
     pub(super) phase: Option<Phase>,
     /// Last known end of the log; 0 if not subscribed.
@@ -215,6 +221,8 @@ pub(super) struct Connection {
     outgoing: mpsc::Sender<Outgoing>,
     life: watch::Receiver<Life>,
     dir: PathBuf,
+    /// The shim was told that its task may live for some time only.
+    fenced: AtomicBool,
 }
 
 fn no_shim() -> Failure {
@@ -269,10 +277,12 @@ impl Connection {
                 reason,
             });
         }
+        let fenced = life.borrow().fence_until_ms.is_some();
         Ok(Connection {
             outgoing,
             life,
             dir: dir.to_owned(),
+            fenced: AtomicBool::new(fenced),
         })
     }
 
@@ -295,6 +305,23 @@ impl Connection {
         let call = Outgoing::Call { request, answer };
         self.outgoing.send(call).await.map_err(|_| no_shim())?;
         answered.await.map_err(|_| no_shim())?
+    }
+
+    /// Says until when the task may live. A shim from before there was such a word is not asked: it would cut us off, and
+    /// the agent ends its task as long as there is one.
+    ///
+    /// # Errors
+    /// That the shim cannot do so, or is gone.
+    pub(super) async fn fence(&self, fence: Fence) -> Result<(), Failure> {
+        let knows = self.life.borrow().protocol >= PROTOCOL_FENCE;
+        let fences = fence.until_ms.is_some();
+        if !knows || !(fences || self.fenced.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        self.fenced.store(true, Ordering::Relaxed);
+        self.call(Request::Fence(fence)).await?;
+        self.fenced.store(fences, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Says something that is not answered.
@@ -411,12 +438,15 @@ fn take_events(
                 protocol,
                 shim,
                 phase,
+                fence_until_ms,
             } => {
                 if protocol != PROTOCOL {
-                    tracing::warn!(protocol, "a shim of another version");
+                    tracing::info!(protocol, "a shim of another version");
                 }
                 life.send_modify(|life| {
                     life.shim = Some(shim);
+                    life.protocol = protocol;
+                    life.fence_until_ms = fence_until_ms;
                     life.phase = Some(phase);
                 });
             }
@@ -439,5 +469,51 @@ fn take_events(
                 life.send_modify(|life| life.phase = Some(Phase::Exited { exit }))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shim as it was before leases: it cuts off whoever asks for one.
+    async fn old_shim(dir: &Path) -> (Connection, UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut theirs = UnixStream::from_std(theirs).unwrap();
+        let hello = serde_json::json!({"hello": {
+            "protocol": 1, "shim": {"pid": 1, "start": 1}, "phase": "prepared",
+        }});
+        let mut bytes = Vec::new();
+        encode_message(&hello, &mut bytes).unwrap();
+        theirs.write_all(&bytes).await.unwrap();
+        (Connection::adopt(ours, dir).await.unwrap(), theirs)
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_knows_no_leases_is_not_asked_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (connection, mut shim) = old_shim(dir.path()).await;
+        for until_ms in [Some(1), None] {
+            let fence = Fence {
+                until_ms,
+                ..Fence::default()
+            };
+            connection.fence(fence).await.unwrap();
+        }
+        // The next thing it hears is what it understands.
+        connection.notice(Request::CloseStdin).await;
+        let mut decoder = Decoder::default();
+        let frame = loop {
+            if let Some((_, payload)) = decoder.next_frame().unwrap() {
+                break payload;
+            }
+            let mut buffer = [0; 1024];
+            let len = shim.read(&mut buffer).await.unwrap();
+            assert!(len > 0);
+            decoder.push(&buffer[..len]);
+        };
+        let call: Call = serde_json::from_slice(&frame).unwrap();
+        assert_eq!(call.request, Request::CloseStdin);
     }
 }

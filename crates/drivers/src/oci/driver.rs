@@ -55,6 +55,15 @@ impl TaskRuntime for OciRuntime {
         blocking(move || Ok(cgroup.kill()?)).await
     }
 
+    async fn fence(&self, id: &WorkloadId, until_ms: Option<u64>) -> Result<(), DriverError> {
+        let (task, connection, _) = self.inner.running(id)?;
+        let cgroup = self.inner.cgroups.workload(task.workload());
+        connection
+            .fence(cgroup.fence(until_ms))
+            .await
+            .map_err(|failure| refused(&failure))
+    }
+
     async fn pause(&self, id: &WorkloadId) -> Result<(), DriverError> {
         self.freeze(id, true).await
     }

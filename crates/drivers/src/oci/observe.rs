@@ -13,6 +13,9 @@ use shim::state::{EXIT_FILE, ExitRecord, STATE_FILE, ShimState};
 use super::client::Connection;
 use super::task_dir::{RunDir, read_or_quarantine};
 
+/// Why a shim has ended its task.
+const FENCED: &str = "stopped: neither the host's agent nor a server was heard in time, and it may run on one host only";
+
 /// An attempt as it was found.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -101,11 +104,12 @@ pub(super) fn exited(exit: &ExitRecord, run: &RunDir) -> TaskStatus {
         restart_count: run.attempt,
         exit_code: exit.code,
         oom_killed: exit.oom,
-        error: exit
-            .failure
-            .as_ref()
-            .map(|failure| failure.reason.clone())
-            .unwrap_or_default(),
+        fenced: exit.fenced,
+        error: match &exit.failure {
+            Some(failure) => failure.reason.clone(),
+            None if exit.fenced => FENCED.to_owned(),
+            None => String::new(),
+        },
         started_at: Some(timestamp(exit.started_ns)),
         finished_at: Some(timestamp(exit.ended_ns)),
         ..TaskStatus::default()

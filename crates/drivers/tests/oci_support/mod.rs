@@ -79,6 +79,7 @@ impl Host {
             attempt: 0,
             layers: vec![self.dir.path().join("layer")],
             network: None,
+            fence_until: None,
         }
     }
 

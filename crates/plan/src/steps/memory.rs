@@ -7,7 +7,8 @@ use model::workload::Resources;
 use model::{DesiredState, HostWorkload, Phase, RestartPolicy, TaskStatus, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Seen, Step};
+use super::fence::{self, Grip};
+use super::{DEFAULT_GRACE_SECONDS, Seen, Step};
 
 /// Wait before the first restart or retry; Docker's number.
 const BACKOFF_FIRST_MS: i64 = 100;
@@ -18,6 +19,9 @@ const HEALTHY_MS: i64 = 10_000;
 /// Tries of image, preparation and network before a first start fails: about three seconds, so that a hiccup does not
 /// fail `docker run` and a broken registry does not make it wait long.
 const TRIES: u32 = 5;
+/// How long after its grace an end is still taken as the effect of a stop signal, when the lease is back meanwhile: what
+/// a busy host takes to reap and tell.
+const FENCED_LINGER_MS: i64 = 5_000;
 /// Exit code Docker gives a task whose host lost it.
 const EXIT_LOST: i32 = 255;
 
@@ -44,6 +48,8 @@ pub struct End {
     pub failed: bool,
     /// Whether the kernel killed a process because memory ran out.
     pub oom_killed: bool,
+    /// Whether it was ended because its lease was over: it goes on as a further attempt, whatever the policy.
+    pub fenced: bool,
     /// When it began.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -57,6 +63,15 @@ pub struct StopSent {
     pub signal: i32,
     /// When.
     pub at: Timestamp,
+}
+
+/// An order to end the living attempt because its lease runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// When it was given first.
+    pub at: Timestamp,
+    /// How long no server had been heard then, in milliseconds.
+    pub silent_ms: u64,
 }
 
 /// Steps that are repeated with a back-off of their own.
@@ -107,6 +122,9 @@ pub struct Memory {
     pub stop: Option<StopSent>,
     /// When a kill was last sent to it.
     pub kill_sent: Option<Timestamp>,
+    /// That it is being ended because its lease runs out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
     /// Limits it runs with, as far as known.
     pub limits: Option<Box<Resources>>,
     /// Everything of it was deleted.
@@ -168,8 +186,29 @@ impl Memory {
         };
     }
 
+    /// It is being ended because its lease runs out.
+    pub(super) fn fenced_at(&mut self, now: Timestamp, silent_ms: u64) {
+        self.fenced.get_or_insert(Fenced { at: now, silent_ms });
+    }
+
+    /// The lease is back and the attempt lives: a signal that was sent shows its effect within the grace or not at all.
+    fn leased_again(&mut self, want: &HostWorkload, now: Timestamp) {
+        let grace = want.spec.task.stop_grace_seconds;
+        let grace = i64::from(grace.unwrap_or(DEFAULT_GRACE_SECONDS)) * 1000;
+        let over = |fenced: &Fenced| fenced.at.plus_millis(grace + FENCED_LINGER_MS) < now;
+        if self.fenced.as_ref().is_some_and(over) {
+            self.fenced = None;
+        }
+    }
+
     /// Takes in what was seen.
-    pub(super) fn observe(&mut self, want: &HostWorkload, seen: Seen<'_>, now: Timestamp) {
+    pub(super) fn observe(
+        &mut self,
+        want: &HostWorkload,
+        seen: Seen<'_>,
+        now: Timestamp,
+        grip: Grip,
+    ) {
         let alive = seen.task.is_some_and(|t| t.phase.is_alive());
         match seen.task {
             Some(task) => self.observe_task(want, task, now),
@@ -195,9 +234,15 @@ impl Memory {
             DesiredState::Created => {}
             DesiredState::Running | DesiredState::Paused => {
                 if alive && self.run >= want.run {
-                    // A stop that was called off.
-                    self.stop = None;
-                    self.kill_sent = None;
+                    match grip {
+                        Grip::Free | Grip::Held(_) | Grip::Waiting(_) => {
+                            // A stop that was called off.
+                            self.stop = None;
+                            self.kill_sent = None;
+                            self.leased_again(want, now);
+                        }
+                        Grip::Ending(_) | Grip::Over => {}
+                    }
                 } else if !alive && want.run > self.run {
                     self.next_run(want.run);
                 }
@@ -256,10 +301,12 @@ impl Memory {
             self.settled = false;
             self.end = self.end.take().filter(|e| e.attempt < key.1);
         } else if !self.end_is_known() {
+            let fenced = self.fenced.map(|it| fence::ended_text(it.silent_ms));
             let end = End {
                 attempt: key.1,
                 exit_code: task.exit_code,
-                error: task.error.clone(),
+                fenced: fenced.is_some() || task.fenced,
+                error: fenced.unwrap_or_else(|| task.error.clone()),
                 failed: task.phase == Phase::Failed,
                 oom_killed: task.oom_killed,
                 started_at: task.started_at,
@@ -269,7 +316,7 @@ impl Memory {
         }
     }
 
-    /// The current attempt is over: the restart policy decides.
+    /// The current attempt is over: the restart policy decides, unless it had to end for want of a lease.
     fn end_attempt(&mut self, want: &HostWorkload, end: End, now: Timestamp) {
         let lived = match (end.started_at, end.finished_at) {
             (Some(from), Some(to)) => to.millis().saturating_sub(from.millis()),
@@ -284,9 +331,11 @@ impl Memory {
         let first_start_failed = end.failed && self.attempt == 0;
         let again = wanted
             && !first_start_failed
-            && restarts(want.spec.restart, end.exit_code, self.attempt);
+            && (end.fenced || restarts(want.spec.restart, end.exit_code, self.attempt));
+        let fenced = end.fenced;
         self.stop = None;
         self.kill_sent = None;
+        self.fenced = None;
         self.tries = 0;
         self.error.clear();
         self.begun = true;
@@ -297,8 +346,9 @@ impl Memory {
         if again {
             self.attempt = self.attempt.saturating_add(1);
             self.begun = false;
-            self.not_before = Some(now.plus_millis(backoff(self.quick_ends)));
-            self.quick_ends = self.quick_ends.saturating_add(1);
+            // An end for want of a lease is no failure: it goes on as soon as the lease is back.
+            self.not_before = (!fenced).then(|| now.plus_millis(backoff(self.quick_ends)));
+            self.quick_ends = self.quick_ends.saturating_add(u32::from(!fenced));
         } else {
             self.settled = true;
             self.not_before = None;
@@ -334,6 +384,7 @@ impl Memory {
                 self.error.clear();
                 self.stop = None;
                 self.kill_sent = None;
+                self.fenced = None;
                 self.retries.clear();
                 self.limits = Some(Box::new(want.spec.task.resources.clone()));
             }

@@ -2,10 +2,16 @@
 
 use model::{DesiredState, HostWorkload, Phase, TaskStatus};
 
+use super::fence::{self, Grip};
 use super::{End, Memory, Seen};
 
 /// The status to report; `None`: nothing of it is left.
-pub(super) fn status(want: &HostWorkload, seen: Seen<'_>, memory: &Memory) -> Option<TaskStatus> {
+pub(super) fn status(
+    want: &HostWorkload,
+    seen: Seen<'_>,
+    memory: &Memory,
+    grip: Grip,
+) -> Option<TaskStatus> {
     if want.desired == DesiredState::Removed && memory.removed {
         return None;
     }
@@ -16,6 +22,15 @@ pub(super) fn status(want: &HostWorkload, seen: Seen<'_>, memory: &Memory) -> Op
         },
         _ => not_alive(memory),
     };
+    let held_back = match grip {
+        Grip::Free | Grip::Held(_) => false,
+        Grip::Waiting(_) | Grip::Ending(_) | Grip::Over => {
+            fence::is_wanted(want) && !memory.settled && !status.phase.is_alive()
+        }
+    };
+    if held_back && status.error.is_empty() {
+        status.error = fence::WAITING.to_owned();
+    }
     if status.phase.is_alive()
         && let Some(network) = seen.network
     {
@@ -64,6 +79,7 @@ fn with_end(base: TaskStatus, end: &End) -> TaskStatus {
     TaskStatus {
         exit_code: end.exit_code,
         oom_killed: end.oom_killed,
+        fenced: end.fenced,
         started_at: end.started_at,
         finished_at: end.finished_at,
         ..base

@@ -12,9 +12,14 @@ use serde_json::json;
 
 use super::*;
 
-const NOW: Timestamp = Timestamp(1_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_000_000);
 
-fn want(desired: DesiredState, run: u64) -> HostWorkload {
+/// As with a server that is heard all the time.
+fn plan(want: &HostWorkload, seen: Seen<'_>, memory: &Memory, now: Timestamp) -> Plan {
+    super::plan(want, seen, memory, now, Heard::Ago(0))
+}
+
+pub(super) fn want(desired: DesiredState, run: u64) -> HostWorkload {
     serde_json::from_value(json!({
         "id": WorkloadId::from_bytes(&[1; 32]),
         "pool": model::PoolId::from_bytes(&[1; 32]),
@@ -38,19 +43,19 @@ fn want(desired: DesiredState, run: u64) -> HostWorkload {
     .unwrap()
 }
 
-fn with_run(want: &HostWorkload, run: u64) -> HostWorkload {
+pub(super) fn with_run(want: &HostWorkload, run: u64) -> HostWorkload {
     HostWorkload {
         run,
         ..want.clone()
     }
 }
 
-fn with_policy(mut want: HostWorkload, restart: RestartPolicy) -> HostWorkload {
+pub(super) fn with_policy(mut want: HostWorkload, restart: RestartPolicy) -> HostWorkload {
     want.spec.restart = restart;
     want
 }
 
-const STOPPED: DesiredState = DesiredState::Stopped {
+pub(super) const STOPPED: DesiredState = DesiredState::Stopped {
     grace_seconds: Some(10),
     signal: None,
 };
@@ -91,28 +96,43 @@ fn known(run: u64, attempt: u32) -> Memory {
 }
 
 /// A host in miniature: applies steps as a runtime and network would.
-#[derive(Debug, Clone, Default)]
-struct World {
-    task: Option<TaskStatus>,
-    network: Option<NetworkStatus>,
-    memory: Memory,
-    starts: Vec<(u64, u32)>,
-    stubborn: bool,
-    limits: Option<Resources>,
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) task: Option<TaskStatus>,
+    pub(super) network: Option<NetworkStatus>,
+    pub(super) memory: Memory,
+    pub(super) starts: Vec<(u64, u32)>,
+    pub(super) stubborn: bool,
+    pub(super) limits: Option<Resources>,
+    pub(super) heard: Heard,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            task: None,
+            network: None,
+            memory: Memory::default(),
+            starts: Vec::new(),
+            stubborn: false,
+            limits: None,
+            heard: Heard::Ago(0),
+        }
+    }
 }
 
 impl World {
-    fn plan(&mut self, want: &HostWorkload, now: Timestamp) -> Plan {
+    pub(super) fn plan(&mut self, want: &HostWorkload, now: Timestamp) -> Plan {
         let seen = Seen {
             task: self.task.as_ref(),
             network: self.network.as_ref(),
         };
-        let plan = plan(want, seen, &self.memory, now);
+        let plan = super::plan(want, seen, &self.memory, now, self.heard);
         self.memory = plan.memory.clone();
         plan
     }
 
-    fn end(&mut self, exit_code: i32, now: Timestamp) {
+    pub(super) fn end(&mut self, exit_code: i32, now: Timestamp) {
         if let Some(task) = &mut self.task
             && task.phase.is_alive()
         {
@@ -122,7 +142,7 @@ impl World {
         }
     }
 
-    fn apply(&mut self, want: &HostWorkload, step: &Step, now: Timestamp) {
+    pub(super) fn apply(&mut self, want: &HostWorkload, step: &Step, now: Timestamp) {
         let run = self.memory.run;
         match step {
             Step::EnsureImage => {}
@@ -174,7 +194,7 @@ impl World {
     }
 
     /// Plans and applies until nothing is to be done; gives the last report.
-    fn settle(&mut self, want: &HostWorkload, now: &mut Timestamp) -> Plan {
+    pub(super) fn settle(&mut self, want: &HostWorkload, now: &mut Timestamp) -> Plan {
         for _ in 0..100 {
             let plan = self.plan(want, *now);
             if plan.steps.is_empty() {

@@ -7,6 +7,7 @@ mod client;
 mod confine;
 mod creator;
 mod external;
+mod fence;
 mod identity;
 mod init;
 mod mounts;

@@ -26,6 +26,7 @@ use shim::state::{self, EXIT_FILE, ExitRecord, STATE_FILE, STATE_VERSION, ShimSt
 
 use super::client::Client;
 use super::creator::{self, Creator, Order, Report};
+use super::fence::Fence;
 use super::streams::{Streams, now_ns};
 use super::{Net, RunError, external, namespaces};
 
@@ -49,6 +50,7 @@ struct Supervisor {
     oom: Option<File>,
     oom_before: u64,
     external: Option<(PathBuf, String)>,
+    fence: Fence,
 }
 
 /// Becomes the supervisor of the task whose state directory this is.
@@ -115,6 +117,7 @@ fn prepare(dir: PathBuf, net: &Net) -> Result<Supervisor, RunError> {
         oom: None,
         oom_before: 0,
         external: None,
+        fence: Fence::default(),
     };
     if let Some(stream) = first {
         supervisor.welcome(stream);
@@ -167,6 +170,7 @@ enum Ready {
     Output(Stream),
     Input,
     Client(usize),
+    Fence,
 }
 
 impl Supervisor {
@@ -185,6 +189,7 @@ impl Supervisor {
                     }
                     Ready::Input => self.streams.write_input(),
                     Ready::Client(index) => self.client_ready(index, flags),
+                    Ready::Fence => self.fence_rang(),
                 }
             }
             self.feed_clients();
@@ -238,6 +243,9 @@ impl Supervisor {
                 }
             }
         }
+        if let Some(fd) = self.fence.fd() {
+            fds.push((Ready::Fence, PollFd::new(fd, PollFlags::POLLIN)));
+        }
         if let Some(fd) = self.streams.input_fd() {
             fds.push((Ready::Input, PollFd::new(fd, PollFlags::POLLOUT)));
         }
@@ -280,6 +288,7 @@ impl Supervisor {
                 protocol: PROTOCOL,
                 shim: self.me,
                 phase: self.phase.clone(),
+                fence_until_ms: self.fence.until_ms(),
             });
             self.clients.push(client);
         }
@@ -367,6 +376,7 @@ impl Supervisor {
                 // No answer: acknowledgements are frequent.
                 Ok(false)
             }
+            Request::Fence(fence) => self.fence.take(&fence).map(|()| true).map_err(refused),
             Request::Shutdown => match self.phase {
                 Phase::Starting | Phase::Running { .. } => Err(refused("the task is running")),
                 Phase::Prepared | Phase::Failed { .. } | Phase::Exited { .. } => {
@@ -394,6 +404,8 @@ impl Supervisor {
         }
         let mut log =
             LogWriter::open(start.log.clone()).map_err(|error| refused(format!("log: {error}")))?;
+        // Its time may be over since that was said; then it ends as soon as it runs.
+        self.fence.arm().map_err(refused)?;
         self.run = start.run;
         self.started_ns = now_ns();
         log.append(
@@ -411,6 +423,19 @@ impl Supervisor {
         self.start_call = Some(id);
         self.phase = Phase::Starting;
         Ok(())
+    }
+
+    /// The task's time is over.
+    fn fence_rang(&mut self) {
+        match &self.phase {
+            // Nothing that could do harm lives; a start sets it again.
+            Phase::Prepared | Phase::Failed { .. } | Phase::Exited { .. } => self.fence.put_off(),
+            Phase::Starting => self.fence.rang(),
+            Phase::Running { task, .. } => {
+                self.fence.strike(task.pid);
+                self.fence.rang();
+            }
+        }
     }
 
     fn signal(&self, number: i32) -> Result<(), Failure> {
@@ -484,6 +509,7 @@ impl Supervisor {
             oom: false,
             started_ns: self.started_ns,
             ended_ns: now_ns(),
+            fenced: false,
             failure: Some(failure.clone()),
         };
         if self.start_call.is_some() {
@@ -537,8 +563,10 @@ impl Supervisor {
             oom,
             started_ns: self.started_ns,
             ended_ns,
+            fenced: self.fence.struck && signal == Some(Signal::SIGKILL as i32),
             failure: None,
         };
+        self.fence.put_away();
         let written = state::write(&self.dir, EXIT_FILE, &record);
         self.phase = Phase::Exited {
             exit: record.clone(),

@@ -215,8 +215,24 @@ impl Client {
         })
     }
 
+    /// Goes away, as when its process dies.
+    pub fn hang_up(&mut self) {
+        let (ours, _) = UnixStream::pair().unwrap();
+        self.stream = ours;
+    }
+
     pub fn set_timeout(&self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
+    }
+}
+
+/// Waits for a condition.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
+        // tidy: sleep: pause between two looks
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -19,7 +19,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-/// Longest time for each of TCP, TLS and HTTP/2 to get through; a reachable server needs milliseconds.
+/// Longest time for TCP to get through. The kernel asks at once, after one second and after three; while a network drops
+/// what it is asked, this is how it is noticed soon that it does so no more: the longest time between two askings of one
+/// dial is two seconds, and the next dial begins half a second after the last.
+pub const TCP_TIMEOUT: Duration = Duration::from_millis(3_500);
+/// Longest time for each of TLS and HTTP/2 to get through; a reachable server needs milliseconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes a stream may have in flight: a megabyte frame and its follower.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -67,15 +71,50 @@ pub enum ConnectError {
         source: hyper::Error,
     },
     /// It took too long.
-    #[error("{address} did not answer within {seconds} s ({stage})")]
+    #[error("{address} did not answer within {} s ({stage})", .limit.as_secs_f32())]
     Timeout {
         /// Where.
         address: String,
         /// How far it got.
-        stage: &'static str,
+        stage: Stage,
         /// The bound.
-        seconds: u64,
+        limit: Duration,
     },
+}
+
+/// Steps of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reaching the server.
+    Tcp,
+    /// Knowing each other.
+    Tls,
+    /// Agreeing on HTTP/2.
+    Http,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stage::Tcp => "TCP",
+            Stage::Tls => "TLS",
+            Stage::Http => "HTTP/2",
+        })
+    }
+}
+
+impl ConnectError {
+    /// Whether no server was reached: it had no work with the dial.
+    #[must_use]
+    pub fn is_unreached(&self) -> bool {
+        match self {
+            ConnectError::Tcp { .. } => true,
+            ConnectError::Timeout { stage, .. } => *stage == Stage::Tcp,
+            ConnectError::Address(_) | ConnectError::Tls { .. } | ConnectError::Http { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// An open connection; closed when dropped.
@@ -142,16 +181,16 @@ pub async fn connect(
 ) -> Result<Connection, ConnectError> {
     let name = server_name(address)?;
     let owned = || address.to_owned();
-    let timeout = |stage| {
+    let timeout = |stage, limit| {
         move |_| ConnectError::Timeout {
             address: owned(),
             stage,
-            seconds: CONNECT_TIMEOUT.as_secs(),
+            limit,
         }
     };
-    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+    let tcp = tokio::time::timeout(TCP_TIMEOUT, TcpStream::connect(address))
         .await
-        .map_err(timeout("TCP"))?
+        .map_err(timeout(Stage::Tcp, TCP_TIMEOUT))?
         .map_err(|source| ConnectError::Tcp {
             address: owned(),
             source,
@@ -160,7 +199,7 @@ pub async fn connect(
     let _ = tcp.set_nodelay(true);
     let tls = tokio::time::timeout(CONNECT_TIMEOUT, TlsConnector::from(tls).connect(name, tcp))
         .await
-        .map_err(timeout("TLS"))?
+        .map_err(timeout(Stage::Tls, CONNECT_TIMEOUT))?
         .map_err(|source| ConnectError::Tls {
             address: owned(),
             source,
@@ -173,7 +212,7 @@ pub async fn connect(
         .handshake::<_, Body>(TokioIo::new(tls));
     let (sender, connection) = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
         .await
-        .map_err(timeout("HTTP/2"))?
+        .map_err(timeout(Stage::Http, CONNECT_TIMEOUT))?
         .map_err(|source| ConnectError::Http {
             address: owned(),
             source,

@@ -212,7 +212,7 @@ impl FakeHost {
                         let stream = control.link_claim(&session.host, &id).unwrap();
                         tokio::spawn(host.clone().stream(stream, request));
                     }
-                    Some(ToHost::Welcome { .. } | ToHost::Heartbeat) => {}
+                    Some(ToHost::Welcome { .. } | ToHost::Heartbeat { .. }) => {}
                 },
             }
         }

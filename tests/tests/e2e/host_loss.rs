@@ -145,3 +145,69 @@ fn what_a_lost_host_ran_goes_on_elsewhere_and_nothing_runs_twice_after_healing()
     );
     removes_all(&pool, sleep);
 }
+
+/// Waits until so many processes have an argument.
+fn processes(argument: &str, wanted: usize) {
+    eventually(&format!("{wanted} processes"), || {
+        match processes_with(argument).len() {
+            count if count == wanted => Ok(()),
+            count => Err(count),
+        }
+    });
+}
+
+#[test]
+fn what_must_never_run_twice_is_ended_by_the_cut_off_host_before_it_starts_elsewhere() {
+    let cluster = Cluster::start(2).unwrap();
+    let pool = cluster.pool("once");
+    for host in ["h1", "h2"] {
+        let rule = format!("constraint:node=={host}");
+        pool.docker(&["run", "--rm", "-e", &rule, "busybox", "true"])
+            .ok();
+    }
+    let sleep = "86413";
+    let label = "com.plimsoll.on-host-loss=at-most-one";
+    pool.docker(&[
+        "run", "-d", "--name", "one", "--label", label, "busybox", "sleep", sleep,
+    ])
+    .ok();
+    let on = host(&cluster, &pool, "one");
+    cluster.set_link(&on, false);
+    let cut = Instant::now();
+    processes(sleep, 0);
+    let ended = cut.elapsed();
+    // From here to the start on the other host there is none, and never are there two.
+    let most = std::cell::Cell::new(0);
+    eventually("it runs on the other host", || {
+        let count = processes_with(sleep).len();
+        most.set(most.get().max(count));
+        let there = host(&cluster, &pool, "one");
+        if there != on && count == 1 {
+            Ok(())
+        } else {
+            Err(format!("{count} on {there}"))
+        }
+    });
+    let replaced = cut.elapsed();
+    cluster.set_link(&on, true);
+    eventually("the host is ready again", || match state(&cluster, &on) {
+        state if state == "ready" => Ok(()),
+        state => Err(state),
+    });
+    eventually("nothing is left to be removed there", || {
+        let shown = shown(&cluster, &pool, "one");
+        most.set(most.get().max(processes_with(sleep).len()));
+        match shown["left"].as_array().map_or(0, Vec::len) {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    });
+    assert_eq!(most.get(), 1);
+    println!(
+        "at most one: ended by its host after {:.1} s, started elsewhere after {:.1} s",
+        ended.as_secs_f64(),
+        replaced.as_secs_f64()
+    );
+    pool.docker(&["rm", "-f", "one"]).ok();
+    processes(sleep, 0);
+}

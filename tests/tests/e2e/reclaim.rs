@@ -43,11 +43,12 @@ fn borrowed_memory_goes_back_to_its_owner_and_the_borrower_comes_back() {
     hog(&borrower, "hog", 380, &[]);
     hog(&owner, "mine", 200, &["--memory-reservation", "32m"]);
     is(&cluster, &borrower, "hog", "parked");
-    let state = borrower.inspect("hog", "{{.State.Running}} {{.State.Error}}");
-    assert!(
-        state.starts_with("false") && state.contains("memory"),
-        "{state}"
-    );
+    eventually("it has ended, and says why", || {
+        match borrower.inspect("hog", "{{.State.Running}} {{.State.Error}}") {
+            state if state.starts_with("false") && state.contains("memory") => Ok(()),
+            state => Err(state),
+        }
+    });
     assert_eq!(owner.inspect("mine", "{{.State.Running}}"), "true");
     owner.docker(&["rm", "-f", "mine"]).ok();
     is(&cluster, &borrower, "hog", "none");

@@ -37,6 +37,8 @@ pub(super) async fn up(plan: &Plan, args: &UpArgs) -> Result<State> {
     check_machine()?;
     state::claim(plan)?;
     let lock = state::lock(plan)?;
+    // Two clusters that are made at the same moment must not choose the same addresses.
+    let machine = state::lock_machine()?;
     let mut state = prepare(plan, args.hosts)?;
     state.host_cpus = args.host_cpus.or(state.host_cpus);
     state.host_memory = args.host_memory.or(state.host_memory);
@@ -48,6 +50,7 @@ pub(super) async fn up(plan: &Plan, args: &UpArgs) -> Result<State> {
         started: 0,
     };
     topology::make_bridge(plan, state.underlay)?;
+    drop(machine);
     up.server(&mut state).await?;
     for index in 1..=state.hosts {
         topology::make_host(plan, state.underlay, index)

@@ -14,6 +14,8 @@ use super::processes::Process;
 
 const FILE: &str = "dev.json";
 const LOCK: &str = "dev.lock";
+/// Held while a cluster chooses its addresses; empty, and gone with the machine's next start.
+const MACHINE_LOCK: &str = "/run/plimsoll-dev.lock";
 
 /// What is kept of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +104,14 @@ pub(super) fn lock(plan: &Plan) -> Result<Flock<File>> {
         }
         Err((_, errno)) => Err(errno).with_context(|| format!("lock {}", path.display())),
     }
+}
+
+/// Keeps other clusters of this machine from choosing addresses while it lives.
+pub(super) fn lock_machine() -> Result<Flock<File>> {
+    let file = File::create(MACHINE_LOCK).with_context(|| format!("make {MACHINE_LOCK}"))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("lock {MACHINE_LOCK}"))
 }
 
 /// Removes the folder's content, the state file last, so that a removal that was cut off can be repeated.

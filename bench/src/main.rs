@@ -3,6 +3,7 @@
 //! Start at [`BENCHES`]. What compares with dockerd runs both side by side in one run, with the same client and image.
 //! Nothing is left on the machine: the engines are started with folders and namespaces of their own.
 
+mod csv;
 mod demo;
 mod engines;
 mod entitle;
@@ -41,6 +42,9 @@ struct Options {
     /// Seeds of `openb`.
     #[arg(long)]
     seeds: Option<u32>,
+    /// `openb`: also pod lists made from the one given, with other proportions and needs.
+    #[arg(long)]
+    variants: bool,
 }
 
 /// One benchmark.
@@ -78,7 +82,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "openb",
-        what: "GPUs given out when pods of a trace are packed (--hosts, --pods, --seeds)",
+        what: "GPUs given out when pods of a trace are packed (--hosts, --pods, --seeds, --variants)",
         run: openb::run,
     },
     Bench {

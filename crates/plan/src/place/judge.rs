@@ -1,5 +1,7 @@
 //! One host judged: the first filter that refuses it, or what it costs to take it.
 
+use std::cmp::Ordering;
+
 use model::Capacity;
 use model::placement::{Direction, Matching, Strength, Within};
 use model::workload::Protocol;
@@ -144,13 +146,43 @@ pub(super) fn judge(
     host: &HostState,
     kept: usize,
 ) -> Result<Cost, Refusal> {
+    fits(query, number, host, kept)?;
+    let mut cost = without_fragments(query, number, host);
+    cost.fragments = fragments::of_placing(query, host, i64::MAX).unwrap_or(i64::MAX);
+    Ok(cost)
+}
+
+/// Judges a host as [`judge`] does, if it costs no more than `best`; `None`: it is refused, or costs more.
+pub(super) fn judge_below(
+    query: &Query<'_>,
+    number: u32,
+    host: &HostState,
+    kept: usize,
+    best: Option<Cost>,
+) -> Option<Cost> {
+    fits(query, number, host, kept).ok()?;
+    let mut cost = without_fragments(query, number, host);
+    let before_fragments = |cost: &Cost| (cost.failures, cost.zone_alike, cost.host_alike);
+    let at_most = match best {
+        Some(best) => match before_fragments(&cost).cmp(&before_fragments(&best)) {
+            Ordering::Less => i64::MAX,
+            Ordering::Equal => best.fragments,
+            Ordering::Greater => return None,
+        },
+        None => i64::MAX,
+    };
+    cost.fragments = fragments::of_placing(query, host, at_most)?;
+    Some(cost)
+}
+
+fn fits(query: &Query<'_>, number: u32, host: &HostState, kept: usize) -> Result<(), Refusal> {
     usable(query, number, host)?;
     rules(query, number, host, kept)?;
     room(query, host)?;
     if let Some(ask) = &query.gpus {
         gpus::check(ask, host).map_err(Refusal::Gpus)?;
     }
-    Ok(cost(query, number, host))
+    Ok(())
 }
 
 fn usable(query: &Query<'_>, number: u32, host: &HostState) -> Result<(), Refusal> {
@@ -261,7 +293,7 @@ fn room(query: &Query<'_>, host: &HostState) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn cost(query: &Query<'_>, number: u32, host: &HostState) -> Cost {
+fn without_fragments(query: &Query<'_>, number: u32, host: &HostState) -> Cost {
     let used = host.charged.plus(query.charge);
     let there = has_bit(query.images, host.position);
     let fetch = if there { 0 } else { query.fetch_cost };
@@ -275,7 +307,7 @@ fn cost(query: &Query<'_>, number: u32, host: &HostState) -> Cost {
             .map_or(0, |term| term.hosts.of(number).min(FAILURES_MAX)),
         zone_alike: query.alike.map_or(0, |term| term.zones.of(host.zone)),
         host_alike: query.alike.map_or(0, |term| term.hosts.of(number)),
-        fragments: fragments::of_placing(query, host),
+        fragments: 0,
         load: load + fetch,
     }
 }

@@ -10,7 +10,7 @@ use super::explain::{self, Verdict};
 use super::fragments;
 use super::gpus;
 use super::host::HostState;
-use super::judge::{self, Cost, Score, judge};
+use super::judge::{self, Cost, Score, judge_below};
 use super::query::{Query, Source};
 use super::wanted::Wanted;
 use model::PlacementPolicy as Policy;
@@ -211,11 +211,11 @@ impl Ranks {
 
 /// Looks at blocks in the order of their bounds, until no other can hold a better host.
 pub(super) fn fast(cluster: &Cluster, query: &Query<'_>, kept: usize) -> Option<Found> {
-    let ranks = Ranks::new(cluster, query.wanted.seed);
+    let view = View::new(cluster, query, kept);
     if let Some(pinned) = query.pinned {
         let host = pinned?;
         let position = cluster.host(host)?.position as usize;
-        return look(cluster, query, kept, &ranks, position);
+        return view.look(position, None);
     }
     let eligible = query.eligible(cluster, kept);
     let eligible = |at: usize| eligible.as_ref().map_or(u64::MAX, |words| words[at]);
@@ -225,7 +225,7 @@ pub(super) fn fast(cluster: &Cluster, query: &Query<'_>, kept: usize) -> Option<
         .filter_map(|(at, block)| {
             let images = query.images.and_then(|it| it.get(at)).copied();
             let bound = block.bound(query, images.unwrap_or(0))?;
-            Some((bound, ranks.block(at), at))
+            Some((bound, view.ranks.block(at), at))
         })
         .collect();
     let mut best: Option<Found> = None;
@@ -244,10 +244,12 @@ pub(super) fn fast(cluster: &Cluster, query: &Query<'_>, kept: usize) -> Option<
             }
             let image = judge::has_bit(query.images, u32::try_from(position).unwrap_or(u32::MAX));
             let least = lean.bound(query, zone_alike, image);
-            if best.is_some_and(|best| (best.cost, best.rank) < (least, ranks.host(position))) {
+            if best.is_some_and(|best| (best.cost, best.rank) < (least, view.ranks.host(position)))
+            {
                 continue;
             }
-            best = better(best, look(cluster, query, kept, &ranks, position));
+            let known = best.map(|best| best.cost);
+            best = better(best, view.look(position, known));
         }
     }
     best
@@ -263,9 +265,9 @@ fn least(open: &[(Cost, usize, usize)]) -> Option<usize> {
 /// Looks at every host.
 #[cfg(test)]
 pub(super) fn exhaustive(cluster: &Cluster, query: &Query<'_>, kept: usize) -> Option<Found> {
-    let ranks = Ranks::new(cluster, query.wanted.seed);
+    let view = View::new(cluster, query, kept);
     (0..cluster.lean.len()).fold(None, |best, position| {
-        better(best, look(cluster, query, kept, &ranks, position))
+        better(best, view.look(position, None))
     })
 }
 
@@ -280,19 +282,35 @@ fn better(a: Option<Found>, b: Option<Found>) -> Option<Found> {
     }
 }
 
-fn look(
-    cluster: &Cluster,
-    query: &Query<'_>,
+/// What is looked at, and how.
+struct View<'a> {
+    cluster: &'a Cluster,
+    query: &'a Query<'a>,
+    /// Rules that should hold and are kept.
     kept: usize,
-    ranks: &Ranks,
-    position: usize,
-) -> Option<Found> {
-    let number = cluster.lean.get(position)?.host.checked_sub(1)?;
-    let host = cluster.host(number)?;
-    let cost = judge(query, number, host, kept).ok()?;
-    Some(Found {
-        cost,
-        rank: ranks.host(position),
-        host: number,
-    })
+    ranks: Ranks,
+}
+
+impl<'a> View<'a> {
+    fn new(cluster: &'a Cluster, query: &'a Query<'a>, kept: usize) -> Self {
+        let ranks = Ranks::new(cluster, query.wanted.seed);
+        Self {
+            cluster,
+            query,
+            kept,
+            ranks,
+        }
+    }
+
+    /// The host at a position; `None`: it is refused, or costs more than the best one known.
+    fn look(&self, position: usize, best: Option<Cost>) -> Option<Found> {
+        let number = self.cluster.lean.get(position)?.host.checked_sub(1)?;
+        let host = self.cluster.host(number)?;
+        let cost = judge_below(self.query, number, host, self.kept, best)?;
+        Some(Found {
+            cost,
+            rank: self.ranks.host(position),
+            host: number,
+        })
+    }
 }

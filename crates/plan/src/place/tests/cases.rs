@@ -367,6 +367,36 @@ fn packing_leaves_whole_gpus_whole() {
 }
 
 #[test]
+fn packing_leaves_gpus_the_cpu_they_are_used_with() {
+    let mut hosts = [host(1), host(2)];
+    hosts[0].status.facts.gpus = gpus(1, "T4", 2);
+    hosts[1].status.facts.gpus = gpus(2, "T4", 2);
+    hosts[1].status.facts.capacity.cpu = CpuMillis(16_000);
+    let mut cluster = Cluster::new(&hosts);
+    // A GPU is used with 1.5 cores here.
+    let typical = spec(json!({"task": {
+        "gpus": {"count": 1}, "resources": {"cpu_limit_millis": 1500},
+    }}));
+    let id = hosts[0].id.clone();
+    let mut placed = workload(1, &typical, &id);
+    placed.gpus = vec![model::GpuShare {
+        uuid: "GPU-1-0".into(),
+        millis: 1000,
+        nodes: Default::default(),
+    }];
+    cluster.workload_put(&placed);
+    let busy = spec(json!({"task": {"resources": {"cpu_limit_millis": 1500}}}));
+    let pool = pool();
+    let wanted = Wanted {
+        policy: Policy::Pack,
+        ..wanted(&pool, &busy, 5)
+    };
+    // The first host would be fuller, but its second GPU would have too little CPU.
+    let placement = place(&cluster, wanted);
+    assert_eq!(chosen(&placement, &hosts).as_deref(), Some("h2"));
+}
+
+#[test]
 fn what_is_removed_leaves_nothing() {
     let hosts = [host(1)];
     let mut cluster = Cluster::new(&hosts);

@@ -254,13 +254,15 @@ async fn a_damaged_exit_is_set_aside_and_the_task_is_known_to_have_ended() {
     assert_eq!(wait_final(&host, &id).await, 8);
     let tasks = host.dir.path().join("data/tasks").join(id.as_str());
     let exit = tasks.join("runs/0000000001-0000000000/exit.json");
-    // Its supervisor tells the exit as long as it lives, whatever the file says.
+    // Its supervisor tells the exit as long as it lives, whatever the file says. Having ended its task, it lives as
+    // long as somebody is connected.
     std::fs::write(&exit, "").unwrap();
-    host.reopen();
+    let connected = host.reopen();
     assert_eq!(wait_final(&host, &id).await, 8);
     let state = std::fs::read_to_string(exit.with_file_name("state.json")).unwrap();
     let state: shim::state::ShimState = serde_json::from_str(&state).unwrap();
     kill(state.shim.pid);
+    drop(connected);
     while state.shim.is_alive() {
         tokio::task::yield_now().await;
     }
@@ -589,6 +591,21 @@ async fn an_exec_runs_with_the_confinement_of_its_task() {
         error.message.contains("executable file not found"),
         "{error}"
     );
+    for (place, expected) in [
+        (
+            "/nope",
+            "working directory /nope: no such directory in the container",
+        ),
+        (
+            "/etc/passwd",
+            "working directory /etc/passwd: not a directory",
+        ),
+    ] {
+        let mut request = exec(&id, &["true"]);
+        request.working_dir = place.to_owned();
+        let error = host.runtime.exec(&request).await.err().unwrap();
+        assert!(error.message.contains(expected), "{error}");
+    }
     host.runtime.kill(&id).await.unwrap();
     ended(&mut events, &id).await;
     assert_eq!(

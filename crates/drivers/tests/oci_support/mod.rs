@@ -59,9 +59,10 @@ impl Host {
         }
     }
 
-    /// As after a restart of the agent: a new runtime on the same folder.
-    pub fn reopen(&mut self) {
-        self.runtime = open(self.dir.path(), &self.name);
+    /// As after a restart of the agent: a new runtime on the same folder. The one before it, which keeps its
+    /// connections until it is dropped, comes back.
+    pub fn reopen(&mut self) -> OciRuntime {
+        std::mem::replace(&mut self.runtime, open(self.dir.path(), &self.name))
     }
 
     pub fn id(&self) -> WorkloadId {

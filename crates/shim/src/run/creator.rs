@@ -257,6 +257,9 @@ impl Creator {
             .map_err(|error| failure("root file system", error))?;
         let document = read_json(process)?;
         let identity = identity::resolve(&root, &start.user, &start.groups)?;
+        if let Some(cwd) = document.get("cwd").and_then(Value::as_str) {
+            check_directory(&root, cwd)?;
+        }
         drop(root);
         let job = Job {
             start,
@@ -549,6 +552,25 @@ fn capability_sets(value: &Value) -> Result<CapabilitySets, Failure> {
         inheritable: set("inheritable")?,
         ambient: set("ambient")?,
     })
+}
+
+/// An exec's directory must be there; other than a task's it is not made. What cannot be looked at is left to the runtime.
+fn check_directory(root: &OwnedFd, path: &str) -> Result<(), Failure> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match paths::open_in(root, Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Err(Failure {
+            kind: FailureKind::NotFound,
+            reason: format!(
+                "working directory {path}: {}",
+                if error.kind() == NotFound {
+                    "no such directory in the container"
+                } else {
+                    "not a directory"
+                }
+            ),
+        }),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn failure_pipe() -> Result<(File, OwnedFd), Failure> {

@@ -21,7 +21,12 @@ use clap::{Args as _, FromArgMatches as _, Subcommand as _};
 fn main() -> ExitCode {
     // There is one provider in the program; a second install cannot happen.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let command = command();
+    let mut command = command();
+    if std::env::args_os().len() < 2 {
+        // clap shows the help only as long as no option is set by the environment.
+        let _ = command.print_help();
+        return ExitCode::from(cli::exit::USAGE);
+    }
     let matches = match command.clone().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -84,7 +89,11 @@ fn command() -> clap::Command {
 fn openapi() -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     let text = api::native::openapi_json()?;
-    std::io::stdout().lock().write_all(text.as_bytes())?;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     Ok(ExitCode::from(cli::exit::OK))
 }
 

@@ -9,8 +9,8 @@ use super::{OutputArgs, YesArgs, value};
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  plimsoll login https://plimsoll.example:7443                   asks for the token
-  echo \"$TOKEN\" | plimsoll login --token-stdin https://plimsoll.example:7443 --ca-sha256 HASH
+  plimsoll login https://plimsoll.example:7440                   asks for the token
+  echo \"$TOKEN\" | plimsoll login --token-stdin https://plimsoll.example:7440 --ca-sha256 HASH
 
 The token is kept in ~/.plimsoll/, readable only by you. The installation's CA is pinned: its hash is
 shown for you to compare, or compared with --ca-sha256.")]

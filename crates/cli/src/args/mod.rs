@@ -37,7 +37,7 @@ Examples:
   plimsoll run --pool team-a -d --name web nginx
   plimsoll ps                                  all workloads you may see
   eval \"$(plimsoll docker-env team-a)\"         use docker with the pool
-  plimsoll login https://plimsoll.example:7443 use a remote installation
+  plimsoll login https://plimsoll.example:7440 use a remote installation
 ";
 
 /// The whole command line.

@@ -421,7 +421,9 @@ pub struct StartArgs {
 
 /// Stops or restarts workloads.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:\n  plimsoll stop web\n  plimsoll stop --time 1m db cache")]
+#[command(
+    after_help = "Examples:\n  plimsoll stop web\n  plimsoll stop --time 1m db cache\n  plimsoll restart web"
+)]
 pub struct StopArgs {
     /// Workloads, by name or id
     #[arg(required = true, value_name = "WORKLOAD")]

@@ -16,8 +16,8 @@ use crate::human;
 /// Hosts measure every two seconds; asking more often shows nothing new.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Length of a bar in characters.
-const BAR: usize = 24;
+/// Longest and shortest bar in characters: as long as the terminal has room for.
+const BAR: std::ops::RangeInclusive<usize> = 6..=24;
 
 /// Deepest indentation that is drawn.
 const DEPTH_MAX: usize = 16;
@@ -31,10 +31,10 @@ pub(super) async fn top(app: &App, args: &PoolTopArgs) -> Result<()> {
             .doing(|| "cannot read what pools use".into())?;
         let once = args.once || args.output.output != Format::Table || !app.printer.terminal;
         match args.output.output {
-            Format::Table if once => app.printer.print(&text(&list.items))?,
+            Format::Table if once => app.printer.print(&text(&list.items, columns()))?,
             Format::Table => app.printer.print(&format!(
                 "\x1b[H\x1b[2J{}\nCtrl-C ends.\n",
-                text(&list.items)
+                text(&list.items, columns())
             ))?,
             format => app.printer.value(&list, format)?,
         }
@@ -45,8 +45,36 @@ pub(super) async fn top(app: &App, args: &PoolTopArgs) -> Result<()> {
     }
 }
 
-/// The whole view.
-fn text(pools: &[PoolUse]) -> String {
+/// Columns to draw in; without a terminal the longest bars.
+fn columns() -> usize {
+    crate::terminal::size().map_or(usize::MAX, |(columns, _)| usize::from(columns))
+}
+
+/// The numbers behind the bars of a resource.
+struct Numbers {
+    cells: Vec<String>,
+    width: usize,
+}
+
+impl Numbers {
+    fn of(rows: &[(usize, &PoolUse)], of: Of, show: fn(u64) -> String) -> Self {
+        let one = |it: &ResourceUse| {
+            let limit = it.limit.map_or("-".into(), show);
+            format!("{}, {}, {limit}", show(it.used), show(it.entitled))
+        };
+        let cells: Vec<String> = rows.iter().map(|(_, pool)| one(of(pool))).collect();
+        let width = cells.iter().map(|text| text.chars().count()).max();
+        Self {
+            width: width.unwrap_or(0),
+            cells,
+        }
+    }
+}
+
+type Of = fn(&PoolUse) -> &ResourceUse;
+
+/// The whole view, in so many columns if that is possible.
+fn text(pools: &[PoolUse], columns: usize) -> String {
     if pools.is_empty() {
         return "No pools yet. Make one: plimsoll pool create NAME\n".into();
     }
@@ -57,53 +85,53 @@ fn text(pools: &[PoolUse]) -> String {
         .max()
         .unwrap_or(0)
         .max("POOL".len());
-    let scale = |of: fn(&PoolUse) -> &ResourceUse| {
+    let scale = |of: Of| {
         let ends = pools.iter().map(|pool| of(pool).ceiling.max(of(pool).used));
         ends.max().unwrap_or(0).max(1)
     };
-    let (cpu, memory) = (scale(|pool| &pool.cpu), scale(|pool| &pool.memory));
-    let head = |name: &str| format!("{name} (used, entitled, limit)");
+    let of: [Of; 2] = [|pool| &pool.cpu, |pool| &pool.memory];
+    let cpu = Numbers::of(&rows, of[0], human::cores);
+    let memory = Numbers::of(&rows, of[1], human::size);
+    // Between columns stand two blanks; behind the bars the numbers and the count of processes.
+    let fixed = width + cpu.width + memory.width + 5 * 2 + "PIDS".len();
+    let length = (columns.saturating_sub(fixed) / 2).clamp(*BAR.start(), *BAR.end());
     let mut text = format!(
-        "{:width$}  {:<cell$}  {:<cell$}  PIDS\n",
+        "{:width$}  {:<cpu_cell$}  {:<memory_cell$}  PIDS\n",
         "POOL",
-        head("CPU"),
-        head("MEMORY"),
-        cell = BAR + 2 + NUMBERS,
+        "CPU",
+        "MEMORY",
+        cpu_cell = length + 2 + cpu.width,
+        memory_cell = length + 2 + memory.width,
     );
-    for (depth, pool) in rows {
-        let name = format!("{}{}", "  ".repeat(depth), pool.pool.name);
-        let _ = writeln!(
-            text,
-            "{name:width$}  {}  {}  {}",
-            cell(&pool.cpu, cpu, human::cores),
-            cell(&pool.memory, memory, human::size),
-            pool.pids
-        );
+    for (row, (depth, pool)) in rows.iter().enumerate() {
+        let name = format!("{}{}", "  ".repeat(*depth), pool.pool.name);
+        let cell = |of: Of, numbers: &Numbers| {
+            let (bar, numbers, width) = (
+                bar(of(pool), scale(of), length),
+                &numbers.cells[row],
+                numbers.width,
+            );
+            format!("{bar}  {numbers:<width$}")
+        };
+        let (cpu, memory) = (cell(of[0], &cpu), cell(of[1], &memory));
+        let _ = writeln!(text, "{name:width$}  {cpu}  {memory}  {}", pool.pids);
     }
     text.push_str(
-        "\n█ used of its reservation   ▓ borrowed   · may be used now   [ reservation   | limit\n",
+        "\nNumbers: used, entitled, limit\n\
+         █ used of its reservation   ▓ borrowed   · may be used now   [ reservation   | limit\n",
     );
     text
 }
 
-/// Length of the numbers behind a bar.
-const NUMBERS: usize = 30;
-
-fn cell(it: &ResourceUse, scale: u64, show: fn(u64) -> String) -> String {
-    let limit = it.limit.map_or("-".into(), show);
-    let numbers = format!("{}, {}, {limit}", show(it.used), show(it.entitled));
-    format!("{}  {numbers:<NUMBERS$}", bar(it, scale))
-}
-
-/// A bar of [`BAR`] characters from nothing to `scale`.
-fn bar(it: &ResourceUse, scale: u64) -> String {
+/// A bar of `length` characters from nothing to `scale`.
+fn bar(it: &ResourceUse, scale: u64, length: usize) -> String {
     let place = |units: u64| {
-        let length = u128::from(units) * BAR as u128 / u128::from(scale.max(1));
-        usize::try_from(length).unwrap_or(BAR).min(BAR)
+        let place = u128::from(units) * length as u128 / u128::from(scale.max(1));
+        usize::try_from(place).unwrap_or(length).min(length)
     };
     let (used, kept) = (place(it.used), place(it.used.min(it.reservation)));
     let entitled = place(it.entitled);
-    let mut bar: Vec<char> = (0..BAR)
+    let mut bar: Vec<char> = (0..length)
         .map(|at| match at {
             _ if at < kept => '█',
             _ if at < used => '▓',
@@ -112,7 +140,7 @@ fn bar(it: &ResourceUse, scale: u64) -> String {
         })
         .collect();
     let mut mark = |units: u64, sign: char| {
-        if let Some(slot) = bar.get_mut(place(units).min(BAR - 1)) {
+        if let Some(slot) = bar.get_mut(place(units).min(length.saturating_sub(1))) {
             *slot = sign;
         }
     };
@@ -186,13 +214,13 @@ mod tests {
             used: 1000,
             borrowed: 500,
         };
-        assert_eq!(bar(&it, 2400), "█████[▓▓▓▓·····     |   ");
-        assert_eq!(bar(&ResourceUse::default(), 0), " ".repeat(BAR));
+        assert_eq!(bar(&it, 2400, 24), "█████[▓▓▓▓·····     |   ");
+        assert_eq!(bar(&ResourceUse::default(), 0, 24), " ".repeat(24));
         let full = ResourceUse {
             used: 9000,
             ..ResourceUse::default()
         };
-        assert_eq!(bar(&full, 100), "▓".repeat(BAR));
+        assert_eq!(bar(&full, 100, 6), "▓".repeat(6));
     }
 
     #[test]
@@ -206,12 +234,14 @@ mod tests {
             pool("a-small", Some("b"), cpu),
             pool("hidden-parent", Some("nobody"), cpu),
         ];
-        let text = text(&pools);
+        let text = text(&pools, 80);
         let names: Vec<&str> = text
             .lines()
             .skip(1)
             .map(|line| line.split("    ").next().unwrap())
             .collect();
         assert_eq!(&names[..3], ["b", "  a-small", "hidden-parent"], "{text}");
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!(longest.is_some_and(|longest| longest <= 84), "{text}");
     }
 }

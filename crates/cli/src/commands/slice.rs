@@ -157,10 +157,10 @@ pub(super) fn tree(root: &Pool, pools: &[Pool]) -> Table {
         "POOL",
         "CPU RESERVED",
         "CPU LIMIT",
-        "CPU USED",
+        "CPU CHARGED",
         "MEMORY RESERVED",
         "MEMORY LIMIT",
-        "MEMORY USED",
+        "MEMORY CHARGED",
         "WORKLOADS",
         "STATE",
     ]);

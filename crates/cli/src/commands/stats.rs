@@ -1,13 +1,13 @@
 //! `stats` and `top`: what workloads use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use wire::client::native::{ClientError, path, with_query};
-use wire::native::List;
 use wire::native::workload::{Phase, Stats, Top, Workload};
+use wire::native::{List, ProblemKind};
 
 use crate::app::{App, Located};
 use crate::args::{Format, StatsArgs, TopArgs};
@@ -33,41 +33,89 @@ pub(super) async fn stats(app: &App, args: &StatsArgs) -> Result<()> {
     }
     // One reading each is on its way at most; a slow terminal slows the readers.
     let (sender, mut receiver) = mpsc::channel(watched.len());
-    for (name, at) in &watched {
-        let reader = read(app.clone(), name.clone(), at.clone(), sender.clone());
-        tokio::spawn(reader);
+    for (index, one) in watched.iter().enumerate() {
+        tokio::spawn(read(app.clone(), index, one.clone(), sender.clone()));
     }
     drop(sender);
-    let mut latest: BTreeMap<String, Use> = BTreeMap::new();
-    while let Some((name, reading)) = receiver.recv().await {
-        match reading {
-            Ok(Some(reading)) => {
-                latest.insert(name, reading);
-            }
-            Ok(None) => {
-                latest.remove(&name);
-                continue;
-            }
+    let mut board = Board::new(watched.len());
+    while let Some((index, reading)) = receiver.recv().await {
+        let reading = match reading {
+            Ok(reading) => reading,
             Err(error) => {
-                return Err(error).doing(|| format!("cannot measure workload \"{name}\""));
+                let what = format!("cannot measure workload \"{}\"", watched[index].name);
+                let failed = Err(error).doing(|| what);
+                if watched.len() == 1 {
+                    return failed;
+                }
+                // The others are still worth seeing.
+                if let Err(failure) = failed {
+                    app.printer.note(failure.text().trim_end());
+                }
+                None
             }
+        };
+        let shown = reading.is_some();
+        board.take(index, reading);
+        if args.no_stream && board.complete() {
+            return print(app, args, board.uses());
         }
-        if latest.len() < watched.len() && args.no_stream {
-            continue;
-        }
-        print(app, args, &latest)?;
-        if args.no_stream {
-            return Ok(());
+        if !args.no_stream && shown {
+            print(app, args, board.uses())?;
         }
     }
     Ok(())
 }
 
-async fn watched(app: &App, args: &StatsArgs) -> Result<Vec<(String, Located)>> {
+/// The latest reading of each watched workload, in the order they were asked for.
+#[derive(Debug)]
+struct Board {
+    latest: BTreeMap<usize, Use>,
+    /// Those that have neither been measured nor ended.
+    pending: BTreeSet<usize>,
+}
+
+impl Board {
+    fn new(watched: usize) -> Self {
+        Self {
+            latest: BTreeMap::new(),
+            pending: (0..watched).collect(),
+        }
+    }
+
+    /// Takes a reading, or that there will be no more.
+    fn take(&mut self, index: usize, reading: Option<Use>) {
+        self.pending.remove(&index);
+        match reading {
+            Some(reading) => self.latest.insert(index, reading),
+            None => self.latest.remove(&index),
+        };
+    }
+
+    /// Nothing is waited for any more.
+    fn complete(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    fn uses(&self) -> Vec<Use> {
+        self.latest.values().cloned().collect()
+    }
+}
+
+/// A workload to measure and what it is called in the table.
+#[derive(Debug, Clone)]
+struct Watched {
+    name: String,
+    at: Located,
+}
+
+async fn watched(app: &App, args: &StatsArgs) -> Result<Vec<Watched>> {
     let mut watched = Vec::new();
     if !args.workloads.is_empty() {
         for reference in &args.workloads {
-            watched.push((reference.clone(), app.locate(reference).await?));
+            watched.push(Watched {
+                name: reference.clone(),
+                at: app.locate(reference).await?,
+            });
         }
         return Ok(watched);
     }
@@ -83,25 +131,36 @@ async fn watched(app: &App, args: &StatsArgs) -> Result<Vec<(String, Located)>> 
     let running = all
         .items
         .into_iter()
-        .filter(|it| it.status.phase == Phase::Running);
-    Ok(running
-        .map(|it| {
-            (
-                it.name,
-                Located {
-                    pool: it.pool.name,
-                    workload: it.id,
-                },
-            )
+        .filter(|it| it.status.phase == Phase::Running)
+        .collect();
+    Ok(named(running))
+}
+
+/// What each is called: its name, with its pool where workloads of several pools are listed.
+fn named(workloads: Vec<Workload>) -> Vec<Watched> {
+    let pools: BTreeSet<&str> = workloads.iter().map(|it| it.pool.name.as_str()).collect();
+    let several = pools.len() > 1;
+    workloads
+        .into_iter()
+        .map(|it| Watched {
+            name: if several {
+                format!("{}/{}", it.pool.name, it.name)
+            } else {
+                it.name
+            },
+            at: Located {
+                pool: it.pool.name,
+                workload: it.id,
+            },
         })
-        .collect())
+        .collect()
 }
 
 type Reading = std::result::Result<Option<Use>, ClientError>;
 
 /// Reads one workload until it ends; CPU needs two readings, so the first is only remembered.
-async fn read(app: App, name: String, at: Located, sender: mpsc::Sender<(String, Reading)>) {
-    let path = with_query(at.path(&["stats"]), "follow", "true");
+async fn read(app: App, index: usize, one: Watched, sender: mpsc::Sender<(usize, Reading)>) {
+    let path = with_query(one.at.path(&["stats"]), "follow", "true");
     let mut lines = match app
         .client
         .lines::<(), Stats>(Method::GET, &path, None)
@@ -109,7 +168,10 @@ async fn read(app: App, name: String, at: Located, sender: mpsc::Sender<(String,
     {
         Ok(lines) => lines,
         Err(error) => {
-            let _ = sender.send((name, Err(error))).await;
+            // It may be gone since it was listed: that is its end.
+            let gone = error.kind() == Some(ProblemKind::NotFound);
+            let reading = if gone { Ok(None) } else { Err(error) };
+            let _ = sender.send((index, reading)).await;
             return;
         }
     };
@@ -121,7 +183,7 @@ async fn read(app: App, name: String, at: Located, sender: mpsc::Sender<(String,
                     continue;
                 };
                 Ok(Some(Use {
-                    name: name.clone(),
+                    name: one.name.clone(),
                     cpu_percent: cpu_percent(&last, &stats),
                     stats,
                 }))
@@ -130,7 +192,7 @@ async fn read(app: App, name: String, at: Located, sender: mpsc::Sender<(String,
             Err(error) => Err(error),
         };
         let ended = !matches!(reading, Ok(Some(_)));
-        if sender.send((name.clone(), reading)).await.is_err() || ended {
+        if sender.send((index, reading)).await.is_err() || ended {
             return;
         }
     }
@@ -153,8 +215,7 @@ fn cpu_percent(last: &Stats, now: &Stats) -> f64 {
     (percent * 10.0).round() / 10.0
 }
 
-fn print(app: &App, args: &StatsArgs, latest: &BTreeMap<String, Use>) -> Result<()> {
-    let items: Vec<Use> = latest.values().cloned().collect();
+fn print(app: &App, args: &StatsArgs, items: Vec<Use>) -> Result<()> {
     match args.output {
         Format::Json if args.no_stream => app.printer.value(&List { items }, Format::Json),
         Format::Json => app
@@ -246,4 +307,37 @@ pub(super) async fn top(app: &App, args: &TopArgs) -> Result<()> {
         out.push('\n');
     }
     app.printer.print(&out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(name: &str) -> Use {
+        Use {
+            name: name.into(),
+            cpu_percent: 1.0,
+            stats: Stats::default(),
+        }
+    }
+
+    #[test]
+    fn workloads_of_one_name_in_two_pools_are_two_rows() {
+        let mut board = Board::new(2);
+        board.take(0, Some(reading("a/web")));
+        assert!(!board.complete());
+        board.take(1, Some(reading("b/web")));
+        assert!(board.complete());
+        let names: Vec<String> = board.uses().into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["a/web", "b/web"]);
+    }
+
+    #[test]
+    fn one_that_ends_before_it_was_measured_is_not_waited_for() {
+        let mut board = Board::new(2);
+        board.take(1, None);
+        board.take(0, Some(reading("web")));
+        assert!(board.complete());
+        assert_eq!(board.uses().len(), 1);
+    }
 }

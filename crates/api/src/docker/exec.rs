@@ -128,15 +128,15 @@ pub(super) async fn start(mut call: Call) -> Result<Response> {
         stdin: create.stdin,
         detach: create.tty.then_some(keys),
     };
-    // As in Docker the connection is taken over first; clients then read the sentence and ask for the exit code.
-    let stream = async move {
-        match started.await {
-            Ok(Some(stream)) => stream,
-            Ok(None) => message_only(""),
-            Err(error) => message_only(&error.message),
-        }
+    let stream = match started.await {
+        Ok(Some(stream)) => stream,
+        Ok(None) => message_only(""),
+        // The program was not tried: that is not an end it could have had.
+        Err(error) if error.kind == control::ErrorKind::Unavailable => return Err(error.into()),
+        // As in Docker the connection is taken over; clients read the sentence and ask for the exit code.
+        Err(error) => message_only(&error.message),
     };
-    Ok(respond(&mut call, stream, session).await)
+    Ok(respond(&mut call, async move { stream }, session).await)
 }
 
 /// A stream with nothing but a sentence.

@@ -6,7 +6,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
-use base64::Engine;
 use tempfile::TempDir;
 use xtask::{images, process, repo::Repo, setup};
 
@@ -384,20 +383,6 @@ impl Pool {
     pub fn load(&self, image: &str) {
         let archive = archive(image);
         self.docker(&["load", "-q", "-i"]).arg(archive).ok();
-    }
-
-    /// Credentials for a registry, put where the docker client keeps them.
-    ///
-    /// # Panics
-    /// When the client's folder cannot be written.
-    #[expect(
-        clippy::unwrap_used,
-        reason = "test support: without credentials the test fails"
-    )]
-    pub fn credentials(&self, registry: &str, user: &str, password: &str) {
-        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        let config = serde_json::json!({ "auths": { registry: { "auth": auth } } });
-        std::fs::write(self.config.path().join("config.json"), config.to_string()).unwrap();
     }
 
     /// The socket of its Docker endpoint.

@@ -21,7 +21,8 @@ use tokio::sync::{broadcast, mpsc};
 /// The words of the host protocol that drivers speak, so that they need not know the wire.
 pub use wire::link::{
     Credentials, ErrorClass, ExecExit, ExecRequest, ExecResume, FollowFrom, FollowRequest,
-    ImageProgress, ImportedImage, NetworkStats, ProcessTable, PullRequest, SaveImage, TaskStats,
+    ImageProgress, ImportedImage, LoginRequest, NetworkStats, ProcessTable, PullRequest, SaveImage,
+    TaskStats,
 };
 
 /// Bytes that come as they are read.
@@ -291,6 +292,9 @@ pub trait ImageStore: Send + Sync + 'static {
         relay: &dyn BlobSource,
         progress: mpsc::Sender<ImageProgress>,
     ) -> Result<LayerLease, DriverError>;
+
+    /// Asks a registry whether it accepts credentials; [`ErrorClass::Unauthorized`] if it does not.
+    async fn login(&self, request: &LoginRequest) -> Result<(), DriverError>;
 
     /// Pulls from a registry.
     async fn pull(

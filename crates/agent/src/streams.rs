@@ -191,6 +191,10 @@ async fn dispatch(
             out.ok().await?;
             out.json(&table).await
         }
+        StreamRequest::Login(login) => {
+            drivers.images.login(&login).await?;
+            out.ok().await
+        }
         StreamRequest::Pull(pull) => image::pull(context, &pull, frames, out).await,
         StreamRequest::Load => image::load(context, frames, out).await,
         StreamRequest::Save { images } => {

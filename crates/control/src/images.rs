@@ -606,7 +606,7 @@ fn find<'a>(
 }
 
 /// The host an import goes to: one that has the image already, else the one with the fewest workloads.
-fn import_host(snapshot: &Snapshot, known: Option<&ImageId>) -> Result<HostId> {
+pub(crate) fn import_host(snapshot: &Snapshot, known: Option<&ImageId>) -> Result<HostId> {
     snapshot
         .hosts()
         .filter(|host| Control::host_ready(host))

@@ -38,6 +38,7 @@ mod placing;
 pub mod pools;
 pub mod principals;
 mod reclaim;
+mod registries;
 mod resume;
 mod segments;
 pub mod streams;

@@ -559,7 +559,7 @@ async fn answer(
         StreamRequest::Save { .. } | StreamRequest::Blob { .. } => {
             frames.push(Frame::new(FrameKind::Data, Bytes::from_static(b"archive")));
         }
-        StreamRequest::Resize { .. } | StreamRequest::Signal { .. } => {}
+        StreamRequest::Resize { .. } | StreamRequest::Signal { .. } | StreamRequest::Login(_) => {}
     }
     frames.push(Frame::end());
     for frame in frames {

@@ -7,8 +7,8 @@ mod images_support;
 use std::path::Path;
 use std::process::Command;
 
-use agent::driver::{ErrorClass, ImageStore};
-use drivers::images::{Limits, LocalImages, RegistryOptions};
+use agent::driver::{Credentials, ErrorClass, ImageStore, LoginRequest};
+use drivers::images::{Limits, LocalImages, Patience, RegistryOptions};
 use images_support::fake::RealRegistry;
 use images_support::*;
 
@@ -133,4 +133,73 @@ async fn credentials_are_needed_even_for_what_is_here() {
     assert!(store.complete().contains(&image.unwrap().content.config));
     let (result, _) = pull(&store, &reference, None).await;
     assert_eq!(result.unwrap_err().class, ErrorClass::Unauthorized);
+    // Only asked, nothing pulled.
+    let login = async |username: &str, password: &str| {
+        let request = LoginRequest {
+            registry: registry.address(),
+            credentials: Credentials {
+                username: username.to_owned(),
+                password: password.to_owned(),
+            },
+        };
+        store.login(&request).await
+    };
+    login("ann", "secret").await.unwrap();
+    for (username, password) in [("ann", "wrong"), ("", "")] {
+        let error = login(username, password).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Unauthorized, "{error}");
+        assert!(error.message.contains(&registry.address()), "{error}");
+    }
+}
+
+/// A registry that takes connections and answers with `answer`, and then says nothing more but keeps them open.
+async fn silent_registry(answer: &'static str) -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                // TLS begins with byte 22; it is left without an answer, too.
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                if request[..read].starts_with(b"GET") {
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+                // Until the client has given up.
+                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_falls_silent_is_given_up() {
+    for (answer, expected) in [
+        ("", "no answer in time"),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half\":",
+            "it stopped sending",
+        ),
+    ] {
+        let port = silent_registry(answer).await;
+        let dir = tempfile::tempdir().unwrap();
+        let brief = std::time::Duration::from_millis(150);
+        let options = RegistryOptions {
+            patience: Patience {
+                connect: brief,
+                answer: brief,
+            },
+            ..RegistryOptions::default()
+        };
+        let store = LocalImages::open(dir.path(), Limits::default(), options).unwrap();
+        let (result, _) = pull(&store, &format!("127.0.0.1:{port}/web:1"), None).await;
+        let error = result.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Failed, "{error}");
+        assert!(error.message.contains(expected), "{error}");
+        assert_empty(dir.path()).await;
+    }
 }

@@ -260,6 +260,7 @@ async fn open_drivers(
     let registries = drivers::images::RegistryOptions {
         extra_roots: args.registry_cas.clone(),
         insecure: args.insecure_registries.iter().cloned().collect(),
+        patience: drivers::images::Patience::default(),
     };
     tokio::task::spawn_blocking(move || {
         let images = drivers::images::LocalImages::open(

@@ -312,6 +312,8 @@ pub enum StreamRequest {
     /// answers with a `Json` frame with an [`ImportRecorded`]; then the host sends `End`. In between the host deletes
     /// none of the images, whatever its document says.
     Pull(PullRequest),
+    /// Asks a registry whether it accepts credentials. Only the reply.
+    Login(LoginRequest),
     /// Loads archives. Server sends `Data` frames and `EndInput`; host answers as with `Pull`.
     Load,
     /// Writes an archive of images. Host sends `Data` frames.
@@ -525,6 +527,15 @@ pub struct PullRequest {
     pub platform: Option<String>,
     /// Credentials for the registry.
     pub credentials: Option<Credentials>,
+}
+
+/// Credentials to try at a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginRequest {
+    /// `host` or `host:port`, as in a reference.
+    pub registry: String,
+    /// What to try.
+    pub credentials: Credentials,
 }
 
 /// Credentials for a registry. Never logged.

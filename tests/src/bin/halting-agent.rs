@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::driver::{
     BlobSource, ByteStream, DriverError, Drivers, ExecRequest, ExecResume, ExecSession,
-    FollowRequest, ImageProgress, ImageStore, Imported, LayerLease, NetworkAttachment,
-    NetworkDriver, ObservedTask, OutputStream, Prepared, ProcessTable, PullRequest, SaveImage,
-    TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
+    FollowRequest, ImageProgress, ImageStore, Imported, LayerLease, LoginRequest,
+    NetworkAttachment, NetworkDriver, ObservedTask, OutputStream, Prepared, ProcessTable,
+    PullRequest, SaveImage, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
 };
 use agent::{Agent, AgentConfig};
 use anyhow::{Context, Result};
@@ -284,6 +284,10 @@ impl ImageStore for Images {
         self.halt.step("ensure", ensure).await
     }
 
+    async fn login(&self, request: &LoginRequest) -> Result<(), DriverError> {
+        self.inner.login(request).await
+    }
+
     async fn pull(
         &self,
         request: &PullRequest,
@@ -361,8 +365,8 @@ fn open(arguments: &Arguments, halt: &Arc<Halt>) -> Result<Drivers> {
         &arguments.data.join("images"),
         drivers::images::Limits::default(),
         drivers::images::RegistryOptions {
-            extra_roots: Vec::new(),
             insecure: insecure.collect(),
+            ..drivers::images::RegistryOptions::default()
         },
     );
     let network = drivers::network::NetworkConfig::new(arguments.data.join("network"));

@@ -96,8 +96,15 @@ fn pulls(cluster: &Cluster, registry: &Registry) {
             says_why.iter().any(|word| refused.contains(word)),
             "{refused}"
         );
-        // Written where the docker client keeps them; `docker login` itself would call the server.
-        pool.credentials(&registry.address, USER, PASSWORD);
+        let login =
+            |password| pool.docker(&["login", "-u", USER, "-p", password, &registry.address]);
+        let wrong = login("guess").fails();
+        assert!(
+            wrong.contains("authentication required") || wrong.contains("unauthorized"),
+            "{wrong}"
+        );
+        pool.docker(&["pull", &image]).fails();
+        assert!(login(PASSWORD).ok().contains("Login Succeeded"));
     }
     pool.docker(&["pull", "-q", &image]).ok();
     let run = ["run", "--rm", "--pull", "never", &image, "echo", "pulled"];

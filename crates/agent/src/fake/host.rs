@@ -91,6 +91,7 @@ pub(super) struct State {
     pub(super) next_pid: u32,
     pub(super) next_address: u32,
     pub(super) pulls: BTreeMap<String, crate::driver::ImportedImage>,
+    pub(super) registries: BTreeMap<String, crate::driver::Credentials>,
     pub(super) starts: Vec<(WorkloadId, u64, u32)>,
     pub(super) ends: Vec<(WorkloadId, u64, u32, i32)>,
     pub(super) slow: std::time::Duration,
@@ -359,6 +360,11 @@ impl FakeHost {
     /// What a pull of this reference brings.
     pub fn add_pull(&self, reference: &str, image: crate::driver::ImportedImage) {
         self.with(|s| s.pulls.insert(reference.to_owned(), image));
+    }
+
+    /// The credentials that a registry accepts.
+    pub fn add_registry(&self, registry: &str, credentials: crate::driver::Credentials) {
+        self.with(|s| s.registries.insert(registry.to_owned(), credentials));
     }
 
     /// Ends a task, as if it had by itself.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::host::{FakeHost, Op};
 use crate::driver::{
     BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
-    ImportedImage, LayerLease, PullRequest, SaveImage,
+    ImportedImage, LayerLease, LoginRequest, PullRequest, SaveImage,
 };
 
 /// Images that came in and must stay for now.
@@ -125,6 +125,20 @@ impl ImageStore for FakeHost {
             layers: vec![PathBuf::from("/fake/layer")],
             lease: Box::new(()),
         })
+    }
+
+    async fn login(&self, request: &LoginRequest) -> Result<(), DriverError> {
+        let known = self.look(|s| s.registries.get(&request.registry).cloned());
+        if known.as_ref() == Some(&request.credentials) {
+            return Ok(());
+        }
+        Err(DriverError::new(
+            ErrorClass::Unauthorized,
+            format!(
+                "{}: the registry does not accept the credentials",
+                request.registry
+            ),
+        ))
     }
 
     async fn pull(

@@ -260,6 +260,52 @@ pub(super) fn credentials(header: &[u8]) -> Result<Option<Credentials>> {
     }))
 }
 
+/// The registry that `serveraddress` of a login names: a host, or what older clients call Docker Hub.
+pub(super) fn registry(address: &str) -> Result<String> {
+    let host = address
+        .split_once("://")
+        .map_or(address, |(_, rest)| rest)
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    if matches!(host, "" | "index.docker.io" | "registry-1.docker.io") {
+        return Ok("docker.io".to_owned());
+    }
+    // The grammar of references decides what can be a registry.
+    match ImageReference::parse(&format!("{host}/any")) {
+        Ok(reference) if reference.registry == host => Ok(reference.registry),
+        Ok(_) | Err(_) => Err(Failure::invalid(format!(
+            "serveraddress: {} is not the address of a registry",
+            shown(address)
+        ))),
+    }
+}
+
+/// `POST /auth`: whether a registry accepts credentials. The client keeps them and sends them with a pull.
+pub(super) async fn login(mut call: Call) -> Result<Response> {
+    let body = call.json_body().await?;
+    let mut fields = Fields::open(Value::parse(&body)?, "")?;
+    let (username, password) = (fields.text("username")?, fields.text("password")?);
+    let registry = registry(&fields.text("serveraddress")?)?;
+    for ignored in ["email", "auth"] {
+        fields.text(ignored)?;
+    }
+    for token in ["identitytoken", "registrytoken"] {
+        fields.unsupported(
+            token,
+            "only user name and password are supported; log in with them",
+        )?;
+    }
+    fields.finish()?;
+    let credentials = Credentials { username, password };
+    call.control
+        .registry_login(&call.caller, &call.pool, &registry, credentials)
+        .await?;
+    Ok(reply::ok(
+        &json!({ "Status": "Login Succeeded", "IdentityToken": "" }),
+    ))
+}
+
 /// `POST /images/create`: a pull.
 pub(super) async fn pull(call: Call) -> Result<Response> {
     let reference = wanted(&call)?;
@@ -484,6 +530,24 @@ mod tests {
                 matches,
                 "{pattern} {text}"
             );
+        }
+    }
+
+    #[test]
+    fn registries_that_logins_name() {
+        for (address, expected) in [
+            ("", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("https://registry.example", "registry.example"),
+            ("registry.example/v2/", "registry.example"),
+            ("http://127.0.0.1:5000", "127.0.0.1:5000"),
+            ("localhost:5000/team", "localhost:5000"),
+        ] {
+            assert_eq!(registry(address).unwrap(), expected, "{address}");
+        }
+        for bad in ["name", "https://user@host.example", "a b.c", "x.y:port"] {
+            assert!(registry(bad).is_err(), "{bad}");
         }
     }
 

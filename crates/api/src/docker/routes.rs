@@ -27,6 +27,7 @@ pub(super) enum Endpoint {
     Info,
     Events,
     DiskUsage,
+    RegistryLogin,
     ContainerList,
     ContainerCreate,
     ContainerInspect,
@@ -114,9 +115,6 @@ const NETWORK: Policy =
 const VOLUME: Policy = Policy::Unsupported(
     "managing volumes is not supported yet; anonymous and named volumes can be mounted",
 );
-const LOGIN: Policy = Policy::Unsupported(
-    "checking credentials is not supported; docker pull checks them when it uses them",
-);
 const SEARCH: Policy = Policy::Unsupported("searching registries is not supported");
 const SWARM: Policy =
     Policy::Unsupported("a pool is a cluster already; swarm mode is not supported");
@@ -133,7 +131,7 @@ pub(super) static ROUTES: &[Route] = &[
     serve(GET, "/info", Endpoint::Info),
     serve(GET, "/events", Endpoint::Events),
     serve(GET, "/system/df", Endpoint::DiskUsage),
-    other(POST, "/auth", LOGIN),
+    serve(POST, "/auth", Endpoint::RegistryLogin),
     // Containers. The ones of `docker run` first: the table is searched in order.
     serve(POST, "/containers/create", Endpoint::ContainerCreate),
     serve(POST, "/containers/{}/attach", Endpoint::ContainerAttach),

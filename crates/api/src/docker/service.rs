@@ -143,6 +143,7 @@ async fn handle(endpoint: Endpoint, call: Call) -> Result<Response> {
         Endpoint::Info => system::info(&call),
         Endpoint::Events => events::stream(&call),
         Endpoint::DiskUsage => system::disk_usage(&call),
+        Endpoint::RegistryLogin => images::login(call).await,
         Endpoint::ContainerList => containers::list(&call),
         Endpoint::ContainerCreate => Box::pin(containers::create(call)).await,
         Endpoint::ContainerInspect => containers::inspect(&call),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agent::driver::{
     BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
-    LayerLease, PullRequest, SaveImage,
+    LayerLease, LoginRequest, PullRequest, SaveImage,
 };
 use async_trait::async_trait;
 use model::{Digest, Image, ImageId};
@@ -74,6 +74,10 @@ impl ImageStore for LocalImages {
             layers,
             lease: Box::new(lease),
         })
+    }
+
+    async fn login(&self, request: &LoginRequest) -> Result<(), DriverError> {
+        Ok(self.try_login(request).await?)
     }
 
     async fn pull(

@@ -35,5 +35,5 @@ mod verify;
 
 pub use error::ImagesError;
 pub use limits::Limits;
-pub use registry::RegistryOptions;
+pub use registry::{Patience, RegistryOptions};
 pub use store::LocalImages;

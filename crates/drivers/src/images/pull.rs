@@ -146,6 +146,20 @@ impl LocalImages {
         }
     }
 
+    /// Asks a registry whether it accepts credentials.
+    pub(super) async fn try_login(
+        &self,
+        request: &agent::driver::LoginRequest,
+    ) -> Result<(), ImagesError> {
+        // One attempt: somebody waits at a terminal and can try again.
+        Registry::login(
+            &self.inner.transport,
+            &request.registry,
+            request.credentials.clone(),
+        )
+        .await
+    }
+
     /// The registry an image was once pulled from, without credentials.
     pub(super) async fn registry_source(&self, source: &str) -> Result<Registry<'_>, ImagesError> {
         // One attempt: the relay is there as well.

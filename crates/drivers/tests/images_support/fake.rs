@@ -264,8 +264,12 @@ impl RealRegistry {
         registry
     }
 
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub fn reference(&self, name: &str) -> String {
-        format!("127.0.0.1:{}/{name}", self.port)
+        format!("{}/{name}", self.address())
     }
 
     /// Pushes a docker archive with skopeo.

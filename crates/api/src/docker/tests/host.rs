@@ -411,6 +411,20 @@ impl FakeHost {
                 };
                 stream.send.send(frame).await.unwrap();
             }
+            StreamRequest::Login(request) => {
+                let good = request.registry == "registry.example"
+                    && request.credentials.password == "secret";
+                let error = StreamError {
+                    class: ErrorClass::Unauthorized,
+                    message: format!("{}: authentication required", request.registry),
+                };
+                let reply = if good {
+                    ok
+                } else {
+                    Frame::json(&StreamReply::Error(error)).unwrap()
+                };
+                stream.send.send(reply).await.unwrap();
+            }
             StreamRequest::Load => {
                 stream.send.send(ok).await.unwrap();
                 while stream

@@ -124,6 +124,28 @@ async fn a_ping_says_what_clients_read() {
 }
 
 #[tokio::test]
+async fn a_login_is_tried_at_the_registry() {
+    let router = world().await.router();
+    let login = async |password: &str, address: &str| {
+        let body = json!({
+            "username": "ann", "password": password, "serveraddress": address, "auth": "",
+        });
+        let (status, body) = send(&router, "POST", "/auth", Some(body)).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        (status.as_u16(), body)
+    };
+    let (status, body) = login("secret", "https://registry.example/v2/").await;
+    assert_eq!((status, &body["Status"]), (200, &json!("Login Succeeded")));
+    for (password, address) in [("guess", "registry.example"), ("secret", "")] {
+        let (status, body) = login(password, address).await;
+        assert_eq!(status, 401, "{body}");
+        let message = body["message"].as_str().unwrap();
+        assert!(message.contains("authentication required"), "{message}");
+    }
+    assert_eq!(login("secret", "no registry").await.0, 400);
+}
+
+#[tokio::test]
 async fn a_container_lives_and_dies() {
     let world = world().await;
     let router = world.router();

@@ -21,9 +21,9 @@ use agent::driver::Credentials;
 
 use self::address::Reach;
 use self::auth::{Challenge, Token, basic, escape};
-pub use self::transport::RegistryOptions;
 pub(super) use self::transport::Transport;
 use self::transport::{Answer, Ask, failed};
+pub use self::transport::{Patience, RegistryOptions};
 use super::build::{Chunks, Source};
 use super::documents::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use super::error::{ImagesError, quoted};
@@ -93,6 +93,33 @@ impl<'t> Registry<'t> {
         Ok(registry)
     }
 
+    /// Asks the registry whether it accepts credentials; one that wants none accepts any.
+    pub(super) async fn login(
+        transport: &'t Transport,
+        registry: &str,
+        credentials: Credentials,
+    ) -> Result<(), ImagesError> {
+        // No repository: only who it is is asked, not what they may.
+        let whole = ImageReference {
+            registry: registry.to_owned(),
+            repository: String::new(),
+            tag: None,
+            digest: None,
+        };
+        let registry = Self::connect(transport, &whole, Some(credentials)).await?;
+        // A header with a password was not tried yet.
+        registry.get("/v2/", &[], "login").await.map(drop)
+    }
+
+    /// What was asked for, in messages.
+    fn subject(&self) -> String {
+        if self.reference.repository.is_empty() {
+            self.reference.registry.clone()
+        } else {
+            self.reference.familiar()
+        }
+    }
+
     async fn ask(
         &self,
         path: &str,
@@ -159,13 +186,18 @@ impl<'t> Registry<'t> {
 
     async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, ImagesError> {
         let registry = &self.reference.registry;
-        let mut address = format!(
-            "{realm}{}scope={}",
-            if realm.contains('?') { '&' } else { '?' },
-            escape(&format!("repository:{}:pull", self.reference.repository))
-        );
+        let mut parameters = Vec::new();
+        if !self.reference.repository.is_empty() {
+            let scope = format!("repository:{}:pull", self.reference.repository);
+            parameters.push(format!("scope={}", escape(&scope)));
+        }
         if let Some(service) = service {
-            address = format!("{address}&service={}", escape(service));
+            parameters.push(format!("service={}", escape(service)));
+        }
+        let mut address = realm.to_owned();
+        for parameter in parameters {
+            address.push(if address.contains('?') { '&' } else { '?' });
+            address.push_str(&parameter);
         }
         let uri: Uri = address
             .parse()
@@ -194,7 +226,7 @@ impl<'t> Registry<'t> {
     /// Turns an answer that is no success into an error with the registry's own words.
     async fn refusal(&self, answer: Answer, what: &str) -> ImagesError {
         let status = answer.status;
-        let reference = self.reference.familiar();
+        let reference = self.subject();
         let text = answer
             .read(ERROR_MAX, "the registry's error")
             .await

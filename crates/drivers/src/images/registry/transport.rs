@@ -25,10 +25,24 @@ use super::address::{Reach, check};
 use crate::images::build::Chunks;
 use crate::images::error::ImagesError;
 
-/// Time to connect, TLS included.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Time until an answer begins, and between two pieces of a body.
-const STALL: Duration = Duration::from_secs(30);
+/// How long a registry may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// To resolve its name, to connect, and for TLS, each.
+    pub connect: Duration,
+    /// Until an answer begins, and between two pieces of a body.
+    pub answer: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Redirects followed for one request: registries need one or two.
 const REDIRECTS: usize = 5;
 
@@ -47,6 +61,8 @@ pub struct RegistryOptions {
     pub extra_roots: Vec<PathBuf>,
     /// Registries (`host` or `host:port`) that may be spoken to without TLS. Those on loopback always may.
     pub insecure: std::collections::BTreeSet<String>,
+    /// How long one may be silent.
+    pub patience: Patience,
 }
 
 /// Makes requests.
@@ -61,6 +77,8 @@ pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     body: Incoming,
     registry: String,
+    /// Longest silence between two pieces of the body.
+    stall: Duration,
 }
 
 /// What to ask, and on whose behalf.
@@ -147,7 +165,8 @@ impl Transport {
             }
         };
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let (stream, reach) = connect(bare, port, ask).await?;
+        let patience = self.options.patience;
+        let (stream, reach) = connect(bare, port, ask, patience.connect).await?;
         let mut request = Request::get(uri.path_and_query().map_or("/", |p| p.as_str()))
             .header(
                 HOST,
@@ -167,13 +186,13 @@ impl Transport {
             let name = ServerName::try_from(bare.to_owned())
                 .map_err(|_| failed(ask.registry, "an invalid host name", false))?;
             let connector = tokio_rustls::TlsConnector::from(self.tls()?);
-            let stream = timeout(CONNECT, connector.connect(name, stream))
+            let stream = timeout(patience.connect, connector.connect(name, stream))
                 .await
                 .map_err(|_| failed(ask.registry, "TLS took too long", true))?
                 .map_err(|e| failed(ask.registry, &format!("TLS failed: {e}"), false))?;
-            send(stream, request, ask.registry).await?
+            send(stream, request, ask.registry, patience.answer).await?
         } else {
-            send(stream, request, ask.registry).await?
+            send(stream, request, ask.registry, patience.answer).await?
         };
         let (parts, body) = response.into_parts();
         let answer = Answer {
@@ -181,6 +200,7 @@ impl Transport {
             headers: parts.headers,
             body,
             registry: ask.registry.to_owned(),
+            stall: patience.answer,
         };
         Ok((answer, reach))
     }
@@ -217,8 +237,13 @@ impl Transport {
     }
 }
 
-async fn connect(host: &str, port: u16, ask: Ask<'_>) -> Result<(TcpStream, Reach), ImagesError> {
-    let resolve = timeout(CONNECT, tokio::net::lookup_host((host, port)));
+async fn connect(
+    host: &str,
+    port: u16,
+    ask: Ask<'_>,
+    patience: Duration,
+) -> Result<(TcpStream, Reach), ImagesError> {
+    let resolve = timeout(patience, tokio::net::lookup_host((host, port)));
     let addresses: Vec<SocketAddr> = resolve
         .await
         .map_err(|_| failed(ask.registry, "its name could not be resolved in time", true))?
@@ -228,7 +253,7 @@ async fn connect(host: &str, port: u16, ask: Ask<'_>) -> Result<(TcpStream, Reac
     let mut last = failed(ask.registry, "its name has no address", false);
     for address in addresses {
         let reach = check(host, address.ip(), ask.sent_by)?;
-        match timeout(CONNECT, TcpStream::connect(address)).await {
+        match timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 // Requests are one small packet; failing to say so costs only time.
                 let _ = stream.set_nodelay(true);
@@ -257,6 +282,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     request: Request<Empty<Bytes>>,
     registry: &str,
+    patience: Duration,
 ) -> Result<Response<Incoming>, ImagesError> {
     let broken = |e: hyper::Error| failed(registry, &format!("the connection broke: {e}"), true);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -268,7 +294,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             tracing::debug!(%error, "registry connection ended");
         }
     });
-    timeout(STALL, sender.send_request(request))
+    timeout(patience, sender.send_request(request))
         .await
         .map_err(|_| failed(registry, "no answer in time", true))?
         .map_err(broken)
@@ -294,14 +320,14 @@ impl Answer {
 
     /// The body as it comes; a stalled or broken connection is a transient error.
     pub(super) fn chunks(self) -> Chunks {
-        let registry = self.registry;
+        let (registry, stall) = (self.registry, self.stall);
         let body = Box::pin(BodyStream::new(self.body.map_err(std::io::Error::other)));
         futures::stream::unfold(Some(body), move |body| {
             let registry = registry.clone();
             async move {
                 let mut body = body?;
                 loop {
-                    return match timeout(STALL, body.next()).await {
+                    return match timeout(stall, body.next()).await {
                         Ok(None) => None,
                         Ok(Some(Ok(frame))) => match frame.into_data() {
                             Ok(data) => Some((Ok(data), Some(body))),

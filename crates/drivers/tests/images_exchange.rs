@@ -480,6 +480,45 @@ async fn a_layer_kept_in_another_form_is_relayed_as_well() {
     );
 }
 
+/// A relay that has some damaged copies behind it, and asks another host each time.
+struct Damaged<'a> {
+    good: OtherHost<'a>,
+    damaged: Digest,
+    times: Mutex<u32>,
+}
+
+#[async_trait::async_trait]
+impl BlobSource for Damaged<'_> {
+    async fn open(&self, digest: &Digest) -> Result<ByteStream, DriverError> {
+        let good = self.good.open(digest).await?;
+        let mut times = self.times.lock().unwrap();
+        if *digest != self.damaged || *times == 0 {
+            return Ok(good);
+        }
+        *times -= 1;
+        let damaged = good.map(|piece| Ok(bytes::Bytes::from(vec![7; piece?.len()])));
+        Ok(Box::pin(damaged))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_copies_on_some_hosts_do_not_spoil_a_fetch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (open(&dir.path().join("1")), open(&dir.path().join("2")));
+    let loaded = load(&one, docker_archive(&[("a:1", vec![base(), upper("1")])]));
+    let loaded = loaded.await.unwrap().remove(0);
+    let relay = |times| Damaged {
+        good: OtherHost::new(&one),
+        damaged: loaded.content.layers[0].blob.clone(),
+        times: Mutex::new(times),
+    };
+    let failed = ensure(&two, &image(&loaded), &relay(u32::MAX)).await;
+    assert_eq!(failed.unwrap_err().class, ErrorClass::Invalid);
+    assert_empty(&dir.path().join("2")).await;
+    ensure(&two, &image(&loaded), &relay(2)).await.unwrap();
+    assert_same_layers(&one, &two, &loaded.content.config);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn loads_and_drops_at_once_never_break_an_image() {
     let dir = tempfile::tempdir().unwrap();

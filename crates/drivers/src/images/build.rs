@@ -36,6 +36,11 @@ pub(crate) trait Source: Send + Sync {
         bytes: u64,
         offset: u64,
     ) -> Result<(Chunks, u64), ImagesError>;
+
+    /// How often a blob that turned out to be something else is asked for: what is behind this may have several copies.
+    fn copies(&self) -> u32 {
+        1
+    }
 }
 
 /// Tells what happens, in Docker's words; goes on when nobody listens.

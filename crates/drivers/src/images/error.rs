@@ -173,6 +173,29 @@ impl ImagesError {
         }
     }
 
+    /// Whether what came was not what was asked for, so that another copy of it may be.
+    pub(crate) fn is_other_content(&self) -> bool {
+        match self {
+            Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::Archive(_)
+            | Self::Entry { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Io { .. }
+            | Self::DiskFull { .. }
+            | Self::Registry { .. }
+            | Self::Source { .. }
+            | Self::Document { .. }
+            | Self::Unsupported(_)
+            | Self::NotFound { .. }
+            | Self::ManifestUnknown { .. }
+            | Self::Denied { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::Cancelled
+            | Self::Locked(_) => false,
+        }
+    }
+
     /// Whether trying again in a moment may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

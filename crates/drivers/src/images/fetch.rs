@@ -21,6 +21,10 @@ use super::streams::{BUFFER, Decoder, digest_of};
 /// Chunks read ahead for a stream that goes out: one is sent while the next is read.
 const READ_AHEAD: usize = 4;
 
+/// How often the relay is asked for a blob that turned out to be something else: it asks another host each time, and
+/// few hosts are damaged or hostile.
+const COPIES_TRIED: u32 = 3;
+
 /// The server's relay as a source of blobs.
 pub(crate) struct Relay<'a>(pub(crate) &'a dyn BlobSource);
 
@@ -52,6 +56,10 @@ impl Source for Relay<'_> {
                 .boxed(),
             0,
         ))
+    }
+
+    fn copies(&self) -> u32 {
+        COPIES_TRIED
     }
 }
 
@@ -247,20 +255,25 @@ async fn fetch_layer(
     for wanted in [&as_listed, &as_tar] {
         let media_type = wanted.blob.is_some().then_some(layer.media_type.as_str());
         for source in sources {
-            match operation
-                .obtain(wanted, media_type, *source, progress)
-                .await
-            {
-                Ok(_) => return Ok(()),
-                // No other source helps against a full disk or someone giving up.
-                Err(
-                    error @ (ImagesError::DiskFull { .. }
-                    | ImagesError::Cancelled
-                    | ImagesError::Io { .. }),
-                ) => return Err(error),
-                Err(error) => {
-                    tracing::debug!(layer = %layer.diff_id, %error, "a source failed");
-                    first.get_or_insert(error);
+            for _ in 0..source.copies() {
+                let error = match operation
+                    .obtain(wanted, media_type, *source, progress)
+                    .await
+                {
+                    Ok(_) => return Ok(()),
+                    // No other source helps against a full disk or someone giving up.
+                    Err(
+                        error @ (ImagesError::DiskFull { .. }
+                        | ImagesError::Cancelled
+                        | ImagesError::Io { .. }),
+                    ) => return Err(error),
+                    Err(error) => error,
+                };
+                tracing::debug!(layer = %layer.diff_id, %error, "a source failed");
+                let damaged = error.is_other_content();
+                first.get_or_insert(error);
+                if !damaged {
+                    break;
                 }
             }
         }

@@ -248,6 +248,7 @@ pub(crate) fn host(number: u64, cpu: u64, memory_bytes: u64) -> Result<Host> {
         cordoned: false,
         drain: None,
         overcommit: model::host::Overcommit::default(),
+        fetch_images: std::collections::BTreeMap::new(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,
         status: HostStatus {

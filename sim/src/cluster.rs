@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use agent::clock::Clock;
 use agent::driver::ImportedImage;
@@ -35,6 +36,8 @@ pub struct Server {
     pub store: Arc<FaultyStore>,
     /// Requests that are open.
     pub requests: JoinSet<()>,
+    /// What it does by itself.
+    loops: JoinSet<()>,
 }
 
 /// Everything.
@@ -63,6 +66,11 @@ fn digest(of: &str) -> anyhow::Result<Digest> {
     Ok(Digest::parse(&format!("sha256:{hex}"))?)
 }
 
+/// Content of the layer of an image.
+fn blob(number: usize) -> String {
+    format!("blob {number}")
+}
+
 /// An image: even ones can be fetched from their registry, odd ones only from other hosts.
 fn image(number: usize) -> anyhow::Result<(ImageReference, ImportedImage)> {
     let reference = ImageReference::parse(&format!("image{number}:1"))?;
@@ -73,7 +81,7 @@ fn image(number: usize) -> anyhow::Result<(ImageReference, ImportedImage)> {
             config_bytes: 100,
             layers: vec![Layer {
                 diff_id: digest(&format!("layer {number}"))?,
-                blob: digest(&format!("blob {number}"))?,
+                blob: digest(&blob(number))?,
                 blob_bytes: 1000,
                 media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
             }],
@@ -104,6 +112,18 @@ fn image(number: usize) -> anyhow::Result<(ImageReference, ImportedImage)> {
         unchanged: false,
     };
     Ok((reference, imported))
+}
+
+/// How often a server looks after copies of images.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// As [`control::copies::keep_copies`], in steps of the simulated time alone.
+async fn keep_copies(control: Control) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // A store that refuses is asked again by the next look.
+        let _ = control.keep_copies_once().await;
+    }
 }
 
 impl Cluster {
@@ -147,6 +167,7 @@ impl Cluster {
             cordoned: false,
             drain: None,
             overcommit: model::host::Overcommit::default(),
+            fetch_images: BTreeMap::new(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
             status: HostStatus::default(),
@@ -156,7 +177,11 @@ impl Cluster {
             .commit(Transaction::new().create(Object::Host(record)))
             .await?;
         let mut host = SimHost::new(id.clone(), folder.join(format!("host{number}")), clock);
-        for (reference, image) in &self.images {
+        for (number, (reference, image)) in self.images.iter().enumerate() {
+            for layer in &image.content.layers {
+                let content = blob(number).into_bytes().into();
+                host.fake.add_content(layer.blob.clone(), content);
+            }
             if image.source.is_some() {
                 host.fake.add_pull(&reference.to_string(), image.clone());
             }
@@ -191,10 +216,13 @@ impl Cluster {
             let control = Some(control.clone());
             host.wires.send_modify(|wires| wires.control = control);
         }
+        let mut loops = JoinSet::new();
+        loops.spawn(keep_copies(control.clone()));
         self.server = Some(Server {
             control,
             store,
             requests: JoinSet::new(),
+            loops,
         });
         self.trace.line("server up");
         Ok(())
@@ -211,6 +239,7 @@ impl Cluster {
             host.wires.send_modify(|wires| wires.control = None);
         }
         server.requests.shutdown().await;
+        server.loops.shutdown().await;
     }
 
     /// The user who may do everything.

@@ -10,7 +10,7 @@ use control::{Control, LinkStream};
 use futures::StreamExt as _;
 use model::{Digest, HostId};
 use tokio::sync::{mpsc, watch};
-use wire::link::{Frame, FrameKind, FromHost, SILENCE_SECONDS};
+use wire::link::{Frame, FromHost, SILENCE_SECONDS};
 
 use crate::checker::Past;
 use crate::trace::Trace;
@@ -95,12 +95,8 @@ impl LocalServer for Server {
         let stream = self.control.link_blob(&self.host, digest).await;
         let stream = stream.map_err(|e| failed(e.message))?;
         let bytes = futures::stream::unfold(stream, |mut stream| async {
-            let frame = stream.recv.recv().await?;
-            match frame.kind {
-                FrameKind::Data => Some((Ok(frame.payload), stream)),
-                FrameKind::End => None,
-                _ => Some((Err(std::io::Error::other("the other host failed")), stream)),
-            }
+            let piece = stream.next().await?;
+            Some((piece.map_err(|e| std::io::Error::other(e.message)), stream))
         });
         Ok(bytes.boxed())
     }

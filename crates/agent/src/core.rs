@@ -8,6 +8,7 @@ pub use leave::Ended;
 pub(crate) use pools::Usage;
 
 mod apply;
+mod copies;
 mod entry;
 mod fences;
 mod images;
@@ -76,6 +77,11 @@ pub(crate) enum Event {
         result: Result<(), LedgerError>,
         generation: u64,
     },
+    /// An image that was fetched in the background is there or not; `None`: it was given up.
+    CopyEnded {
+        id: ImageId,
+        result: Option<Result<(), DriverError>>,
+    },
     /// An image was dropped or not.
     ImageDropped {
         id: ImageId,
@@ -132,6 +138,7 @@ pub(crate) struct Core {
     /// What of each pool this host may give, for the keeper of it.
     parts: watch::Sender<pools::Parts>,
     drop_again_at: Option<Timestamp>,
+    copies: copies::Copies,
     jobs: JoinSet<()>,
     observing: bool,
     /// The installation has removed this host.
@@ -166,6 +173,7 @@ impl Core {
             told: false,
             parts: watch::Sender::default(),
             drop_again_at: None,
+            copies: copies::Copies::default(),
             jobs: JoinSet::new(),
             observing: false,
             removed: false,
@@ -224,6 +232,7 @@ impl Core {
         self.refresh_all();
         // What came in before the changes were followed.
         self.images_changed();
+        self.check_copies();
         let keeper = pools::Keeper {
             runtime: self.drivers.runtime.clone(),
             outboxes: self.outboxes.clone(),
@@ -284,7 +293,8 @@ impl Core {
 
     fn alarm(&self) -> Option<tokio::time::Instant> {
         let next = self.wakes.first().map(|(at, _)| *at);
-        let next = [next, self.drop_again_at].into_iter().flatten().min();
+        let others = [self.drop_again_at, self.copies.again_at];
+        let next = others.into_iter().chain([next]).flatten().min();
         let now = self.clock.now();
         let wake = next.map(|at| {
             let wait = u64::try_from(at.millis().saturating_sub(now.millis())).unwrap_or(0);
@@ -318,6 +328,9 @@ impl Core {
             self.check_images();
         }
         self.ring_fences();
+        if self.copies.again_at.is_some_and(|at| at <= now) {
+            self.check_copies();
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -348,6 +361,7 @@ impl Core {
                 result,
                 generation,
             } => self.written(*ledger, result, generation),
+            Event::CopyEnded { id, result } => self.copy_ended(&id, result),
             Event::ImageDropped {
                 id,
                 result,
@@ -370,6 +384,7 @@ impl Core {
             outbox.begin(reports);
             outbox.images(&self.complete);
         }
+        self.retry_copies();
     }
 
     fn job_panicked(&mut self, task: tokio::task::Id) {
@@ -381,6 +396,7 @@ impl Core {
             warn!(workload = %id, "a job ended by a defect");
             self.handle(Event::JobEnded { id });
         }
+        self.copy_panicked(task);
     }
 
     fn refresh_all(&mut self) {

@@ -19,6 +19,7 @@ use model::{
 use tokio::sync::{broadcast, mpsc};
 
 /// The words of the host protocol that drivers speak, so that they need not know the wire.
+pub use plan::steps::DiskRoom;
 pub use wire::link::{
     Credentials, ErrorClass, ExecExit, ExecRequest, ExecResume, FollowFrom, FollowRequest,
     ImageProgress, ImportedImage, LoginRequest, NetworkStats, ProcessTable, PullRequest, SaveImage,
@@ -282,6 +283,9 @@ pub trait ImageStore: Send + Sync + 'static {
 
     /// Told when [`ImageStore::complete`] changes.
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// Room on the disk that they are on; `None`: it cannot be said.
+    fn room(&self) -> Option<DiskRoom>;
 
     /// Makes an image complete, fetching what is missing (from the image's own registry source without credentials if
     /// that works, else from `relay`), and gives the folders of its layers, top first. The image is not dropped while

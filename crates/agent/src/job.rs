@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use wire::link::ImageProgress;
 
+use crate::background::Urgent;
 use crate::board::Board;
 use crate::core::Event;
 use crate::driver::{
@@ -42,6 +43,8 @@ pub(crate) struct JobContext {
     lease: Arc<Lease>,
     steps: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    /// Fetches that starts wait for: those in the background give way to them.
+    pub(crate) urgent: Arc<Urgent>,
 }
 
 impl JobContext {
@@ -60,6 +63,7 @@ impl JobContext {
             lease,
             steps: Arc::new(Semaphore::new(PARALLEL_STEPS)),
             fetches: Arc::new(Semaphore::new(PARALLEL_FETCHES)),
+            urgent: Arc::default(),
         }
     }
 }
@@ -232,7 +236,8 @@ impl Running<'_> {
         let _permit = if self.job.image_is_complete {
             None
         } else {
-            Some(self.context.fetches.acquire().await)
+            let urgent = self.context.urgent.begin(&self.job.want.image);
+            Some((urgent, self.context.fetches.acquire().await))
         };
         let (sender, mut progress) = mpsc::channel::<ImageProgress>(PROGRESS_QUEUE);
         let images = &self.context.drivers.images;

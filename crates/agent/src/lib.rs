@@ -10,7 +10,8 @@
 //! works without a server; whatever the document does not name is never touched.
 
 mod agent;
-pub mod board;
+pub mod background;
+mod board;
 pub mod clock;
 mod core;
 pub mod driver;

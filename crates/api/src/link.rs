@@ -307,25 +307,9 @@ async fn blob(
     let host = host_of(&control, peer.as_deref())?;
     let digest = Digest::parse(&digest).map_err(|e| Error::invalid(e.to_string()))?;
     let source = control.link_blob(&host, &digest).await?;
-    let bytes = futures::stream::unfold(Some(source), |source| async move {
-        let mut source = source?;
-        let broken = |why: &str| std::io::Error::other(why.to_owned());
-        match source.recv.recv().await {
-            Some(frame) => match frame.kind {
-                FrameKind::Data => Some((Ok(frame.payload), Some(source))),
-                FrameKind::End => None,
-                FrameKind::Error => Some((
-                    Err(broken(&control::links::stream_error(&frame).message)),
-                    None,
-                )),
-                FrameKind::Stdin
-                | FrameKind::Stdout
-                | FrameKind::Stderr
-                | FrameKind::EndInput
-                | FrameKind::Json => Some((Err(broken("unexpected frame")), None)),
-            },
-            None => Some((Err(broken("the other host went away")), None)),
-        }
+    let bytes = futures::stream::unfold(source, |mut source| async move {
+        let piece = source.next().await?;
+        Some((piece.map_err(|e| std::io::Error::other(e.message)), source))
     });
     Ok(Body::from_stream(bytes).into_response())
 }

@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) admissions: crate::admission::Admissions,
     pub(crate) losses: crate::loss::Losses,
     pub(crate) displacing: crate::displace::Displacing,
+    pub(crate) doubts: crate::relay::Doubts,
     pub(crate) relief: crate::reclaim::Relief,
 }
 
@@ -94,6 +95,7 @@ impl Control {
                 admissions: crate::admission::Admissions::new()?,
                 losses: crate::loss::Losses::default(),
                 displacing: crate::displace::Displacing::default(),
+                doubts: crate::relay::Doubts::default(),
                 relief: crate::reclaim::Relief::default(),
             }),
         };

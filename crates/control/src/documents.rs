@@ -115,6 +115,9 @@ pub(crate) fn whole(snapshot: &Snapshot, host: &Host) -> HostDesired {
         generation: snapshot.revision.0,
         workloads,
         drop_images: Drops::of(snapshot).on(host),
+        fetch_images: crate::copies::told([host].into_iter(), snapshot)
+            .remove(&host.id)
+            .unwrap_or_default(),
         pools: parts(snapshot, &host.id),
         networks: crate::segments::networks(snapshot, &host.id),
     }
@@ -224,6 +227,9 @@ impl Control {
                 document.workloads.remove(id);
             }
             document.drop_images.clone_from(&update.drop_images);
+            if let Some(images) = &update.fetch_images {
+                document.fetch_images.clone_from(images);
+            }
             if let Some(pools) = &update.pools {
                 document.pools.clone_from(pools);
             }
@@ -349,6 +355,8 @@ fn image_updates(
     snapshot: &Snapshot,
 ) {
     let drops = Drops::of(snapshot);
+    let hosts = told.keys().filter_map(|id| snapshot.host(id));
+    let mut fetches = crate::copies::told(hosts.map(|host| host.value()), snapshot);
     for (id, document) in told {
         let Some(host) = snapshot.host(id) else {
             continue;
@@ -356,6 +364,25 @@ fn image_updates(
         let wanted = drops.on(&host);
         if wanted != document.drop_images {
             entry(pending, document, id).drop_images = wanted;
+        }
+        let wanted = fetches.remove(id).unwrap_or_default();
+        if wanted != document.fetch_images {
+            entry(pending, document, id).fetch_images = Some(wanted);
+        }
+    }
+}
+
+/// Hosts that an event says something of.
+enum Touched {
+    All,
+    Some(BTreeSet<HostId>),
+}
+
+impl Touched {
+    fn includes(&self, id: &HostId) -> bool {
+        match self {
+            Touched::All => true,
+            Touched::Some(hosts) => hosts.contains(id),
         }
     }
 }
@@ -433,17 +460,34 @@ impl Memory {
         Host::of(&self.hosts.get(id)?.object)
     }
 
-    /// Hosts in maintenance on which nothing runs any more since the event.
-    fn drained_by(&mut self, snapshot: &Snapshot, event: &Event) -> Vec<Host> {
-        let kinds = |change: &Change| {
-            let kind = change.key().kind();
-            kind == model::Kind::Workload || kind == model::Kind::Host
-        };
-        if !event.changes.iter().any(kinds) {
-            return Vec::new();
+    /// Hosts that an event may have emptied; to be asked before it is applied.
+    fn touched_by(&self, event: &Event) -> Touched {
+        let mut hosts = BTreeSet::new();
+        for change in event.changes.iter() {
+            let (kind, object) = match change {
+                Change::Put(versioned) => (change.key().kind(), &versioned.object),
+                Change::Delete { last, .. } => (change.key().kind(), &last.object),
+            };
+            // A host or an image says something of all hosts: where copies of images are.
+            if matches!(kind, model::Kind::Host | model::Kind::Image) {
+                return Touched::All;
+            }
+            if let Some(workload) = Workload::of(object) {
+                let before = self.workload(&workload.id).into_iter();
+                hosts.extend(before.flat_map(concerned).cloned());
+                hosts.extend(concerned(workload).cloned());
+            }
         }
+        Touched::Some(hosts)
+    }
+
+    /// Hosts in maintenance on which nothing runs any more since the event.
+    fn drained_by(&mut self, snapshot: &Snapshot, touched: &Touched) -> Vec<Host> {
         let mut news = Vec::new();
         for (id, was) in &mut self.maintained {
+            if !touched.includes(id) {
+                continue;
+            }
             let Some(host) = snapshot.host(id) else {
                 continue;
             };
@@ -608,8 +652,9 @@ impl Control {
         }
         self.inner.events.derive(&snapshot, event, memory);
         self.follow_pools(event);
+        let touched = memory.touched_by(event);
         memory.apply(event);
-        for host in memory.drained_by(&snapshot, event) {
+        for host in memory.drained_by(&snapshot, &touched) {
             self.inner.events.host(&host, "drained", &[]);
         }
     }

@@ -2,11 +2,13 @@
 
 use model::host::JoinToken;
 use model::{DesiredState, Host, HostId, HostStatus, Key, Name, Object, TokenId};
+use plan::copies::OnlyCopy;
 use store::{Snapshot, Transaction};
 use subtle::ConstantTimeEq as _;
 use wire::link::{Identity, JoinRequest, JoinTokenText, RenewRequest};
 
 use crate::caller::{Action, Caller, Grant, Scope, authorise};
+use crate::copies::lost_with;
 use crate::core::{Control, now, random, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
@@ -15,6 +17,9 @@ use crate::pki::Subject;
 
 /// Records deleted in one transaction: below the store's limit of 64 changes.
 const AT_ONCE_MAX: usize = 50;
+
+/// Images named in a message: enough to recognise whose they are.
+const IMAGES_NAMED: usize = 3;
 
 impl Control {
     /// All hosts, by name.
@@ -133,6 +138,7 @@ impl Control {
             cordoned: false,
             drain: None,
             overcommit: model::host::Overcommit::default(),
+            fetch_images: std::collections::BTreeMap::new(),
             certificate_sha256: sha256_hex(&der),
             previous_certificate_sha256: None,
             status: HostStatus::default(),
@@ -216,7 +222,8 @@ impl Control {
     /// they may still run there.
     ///
     /// # Errors
-    /// When workloads are placed on it, or have to be removed from it, and `force` is not given.
+    /// When workloads are placed on it or have to be removed from it, or images would be lost with it, and `force` is
+    /// not given.
     pub async fn host_remove(&self, caller: &Caller, reference: &str, force: bool) -> Result<()> {
         let snapshot = self.snapshot();
         let grant = self.grant(&snapshot, caller, Action::HostManage, Scope::Installation)?;
@@ -368,7 +375,7 @@ fn kept_by(snapshot: &Snapshot, host: &Host) -> Option<String> {
         ));
     }
     let these = match moved {
-        0 => return None,
+        0 => return images_kept_by(snapshot, host),
         1 => "1 workload that is elsewhere now".to_owned(),
         many => format!("{many} workloads that are elsewhere now"),
     };
@@ -382,6 +389,31 @@ fn kept_by(snapshot: &Snapshot, host: &Host) -> Option<String> {
              use force to forget it with what is left there"
         )
     })
+}
+
+/// Which images would be lost with a host; `None`: none.
+fn images_kept_by(snapshot: &Snapshot, host: &Host) -> Option<String> {
+    let name = &host.name;
+    let images = lost_with(snapshot, &host.id);
+    let shown = images.iter().take(IMAGES_NAMED).map(|it| it.name.as_str());
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let what = match images.len() {
+        0 => return None,
+        1 => format!("image {shown}, which"),
+        many if many <= IMAGES_NAMED => format!("images {shown}, which"),
+        many => format!("{many} images (for example {shown}), which"),
+    };
+    let copied = images.iter().all(|it| it.fate == OnlyCopy::Leaves);
+    let how = if copied && host.drain.is_some() {
+        "wait until other hosts have copies".to_owned()
+    } else if copied {
+        format!("use `plimsoll host drain {name}`, which waits until other hosts have copies")
+    } else {
+        "save what is needed with `docker save`, or add a host that may have it".to_owned()
+    };
+    Some(format!(
+        "host {name} has {what} no registry and no other host that stays has: {how}, or use force to lose that"
+    ))
 }
 
 pub(crate) fn find(snapshot: &Snapshot, reference: &str) -> Result<Kept<Host>> {

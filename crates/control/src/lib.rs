@@ -14,6 +14,7 @@
 mod addressing;
 mod admission;
 pub mod caller;
+pub mod copies;
 mod core;
 pub mod displace;
 pub mod dividing;
@@ -39,6 +40,7 @@ pub mod pools;
 pub mod principals;
 mod reclaim;
 mod registries;
+pub mod relay;
 mod resume;
 mod segments;
 pub mod streams;

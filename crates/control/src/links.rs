@@ -486,53 +486,6 @@ impl Control {
     pub(crate) async fn request_host(&self, host: &HostId, request: StreamRequest) -> Result<()> {
         self.open_stream(host, request).await.map(drop)
     }
-
-    /// Relays a blob to a host from another host that has it. Only blobs of images that workloads placed on the asking
-    /// host need.
-    ///
-    /// # Errors
-    /// When the host needs no such blob, or no connected host has it.
-    pub async fn link_blob(&self, host: &HostId, digest: &model::Digest) -> Result<LinkStream> {
-        let snapshot = self.snapshot();
-        let missing = || Error::not_found("blob", digest.as_str());
-        let image = snapshot
-            .workloads_on(host)
-            .filter_map(|workload| snapshot.image(&workload.pool, &workload.spec.task.image_id))
-            .find(|image| {
-                image.content.config == *digest
-                    || image
-                        .content
-                        .layers
-                        .iter()
-                        .any(|layer| layer.blob == *digest)
-            })
-            .ok_or_else(missing)?;
-        let holders: Vec<HostId> = snapshot
-            .hosts()
-            .filter(|h| {
-                h.id != *host
-                    && h.status.images.contains(&image.id)
-                    && self.inner.hub.is_connected(&h.id)
-            })
-            .map(|h| h.id.clone())
-            .collect();
-        let mut last = missing();
-        for holder in holders {
-            match self
-                .open_stream(
-                    &holder,
-                    StreamRequest::Blob {
-                        digest: digest.clone(),
-                    },
-                )
-                .await
-            {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
 }
 
 /// Forgets a stream that was not claimed in time.

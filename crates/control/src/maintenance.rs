@@ -9,10 +9,12 @@ use model::host::{Drain, Overcommit};
 use model::{
     Capacity, DesiredState, GpuShare, HoldKind, Host, HostId, Object, Workload, WorkloadId,
 };
+use plan::copies::OnlyCopy;
 use plan::place::Cluster;
 use store::{Snapshot, Transaction};
 
 use crate::caller::{Action, Caller, Scope};
+use crate::copies::{OnlyImage, lost_with};
 use crate::core::{Control, now};
 use crate::error::{Error, Result};
 use crate::hosts::find;
@@ -72,9 +74,9 @@ pub enum HostCondition {
     Ready,
     /// Nothing new is placed on it.
     Cordoned,
-    /// It is in maintenance, and something still runs on it.
+    /// It is in maintenance, and something still runs on it, or an image has no copy elsewhere yet that can have one.
     Draining,
-    /// It is in maintenance, and nothing runs on it any more.
+    /// It is in maintenance, and nothing runs on it any more, nor would an image that can be copied be lost with it.
     Drained,
     /// No link to it is open.
     Unreachable,
@@ -128,6 +130,8 @@ pub struct HostOutlook {
     pub condition: HostCondition,
     /// What is or was on it.
     pub workloads: Vec<Leaving>,
+    /// Images that would be lost with it, by name.
+    pub images: Vec<OnlyImage>,
 }
 
 impl Control {
@@ -302,6 +306,7 @@ impl Control {
         });
         Ok(HostOutlook {
             condition: condition(&snapshot, &host),
+            images: lost_with(&snapshot, &host.id),
             host,
             workloads,
         })
@@ -409,7 +414,8 @@ pub(crate) fn condition(snapshot: &Snapshot, host: &Host) -> HostCondition {
     }
 }
 
-/// Whether nothing runs on a host or is to be removed from it. What does not run is no reason to wait: its files stay.
+/// Whether nothing runs on a host or is to be removed from it, and no image has to be copied first. What does not run is
+/// no reason to wait: its files stay. Neither is an image that no other host can have.
 fn is_empty(snapshot: &Snapshot, host: &HostId) -> bool {
     let busy = |workload: &Workload| {
         let hold = workload.hold.as_ref().map(|hold| &hold.kind);
@@ -420,6 +426,9 @@ fn is_empty(snapshot: &Snapshot, host: &HostId) -> bool {
     };
     !snapshot.workloads_on(host).any(|row| busy(&row))
         && snapshot.workloads_left_on(host).next().is_none()
+        && !lost_with(snapshot, host)
+            .iter()
+            .any(|it| it.fate == OnlyCopy::Leaves)
 }
 
 fn check_update(update: &HostUpdate) -> Result<()> {

@@ -154,6 +154,7 @@ impl Control {
             cordoned: false,
             drain: None,
             overcommit: model::host::Overcommit::default(),
+            fetch_images: BTreeMap::new(),
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
             status: HostStatus::default(),

@@ -34,6 +34,9 @@ pub struct Host {
     /// How far requests may go beyond what it has.
     #[serde(default)]
     pub overcommit: Overcommit,
+    /// Images it is to fetch because too few hosts have them, each with when it was first told to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetch_images: BTreeMap<ImageId, Timestamp>,
     /// SHA-256 of its current client certificate (DER), hexadecimal.
     pub certificate_sha256: String,
     /// That of the certificate before, accepted until the new one is first used.
@@ -172,6 +175,8 @@ pub struct HostDesired {
     /// uses them or they came in again after the order.
     #[serde(deserialize_with = "drop_orders")]
     pub drop_images: BTreeMap<ImageId, u64>,
+    /// Images to fetch although no workload here needs them, because too few hosts have them.
+    pub fetch_images: BTreeMap<ImageId, Arc<Image>>,
     /// What of each pool this host may give.
     pub pools: BTreeMap<PoolId, HostPool>,
     /// The networks its workloads are on.

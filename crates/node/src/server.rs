@@ -70,6 +70,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         .context("open the installation")?;
     control::dividing::divide_pools(&control);
     control::displace::keep_placed(&control);
+    control::copies::keep_copies(&control);
     let shutdown = CancellationToken::new();
     let native = api::native::NativeConfig {
         pool_sockets: Some(data.join("pools")),

@@ -132,6 +132,8 @@ pub struct DesiredChange {
     pub remove: BTreeSet<WorkloadId>,
     /// Whether the images to drop changed.
     pub drop_images: bool,
+    /// Whether the images to fetch changed.
+    pub fetch_images: bool,
     /// Whether a pool's part changed.
     pub pools: bool,
 }
@@ -141,6 +143,7 @@ pub struct DesiredChange {
 pub fn desired_change(told: &HostDesired, wanted: &HostDesired) -> Option<DesiredChange> {
     let mut change = DesiredChange {
         drop_images: told.drop_images != wanted.drop_images,
+        fetch_images: told.fetch_images != wanted.fetch_images,
         pools: told.pools != wanted.pools,
         ..DesiredChange::default()
     };
@@ -162,6 +165,7 @@ pub fn desired_change(told: &HostDesired, wanted: &HostDesired) -> Option<Desire
     let nothing = change.upsert.is_empty()
         && change.remove.is_empty()
         && !change.drop_images
+        && !change.fetch_images
         && !change.pools;
     (!nothing).then_some(change)
 }
@@ -179,6 +183,14 @@ pub fn drop_images(
         .filter(|(id, _)| host.status.images.contains(*id) && !in_pools.contains(*id))
         .map(|(id, order)| (id.clone(), *order))
         .collect()
+}
+
+/// What a host is told of an image that it is to fetch without a workload; of the records that several pools may have of
+/// one image, that of the pool that had it first is told, so that no other pool can change it.
+#[must_use]
+pub fn fetch_image<'a>(records: impl Iterator<Item = &'a Image>) -> Option<Image> {
+    let first = records.min_by_key(|image| (image.added_at, &image.pool))?;
+    Some(image_for_host(first))
 }
 
 #[cfg(test)]

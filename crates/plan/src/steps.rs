@@ -23,7 +23,7 @@ use model::workload::{NetworkStatus, Resources};
 use model::{DesiredState, HostWorkload, Phase, TaskStatus, Timestamp};
 
 pub use fence::Heard;
-pub use images::{Import, images_to_drop};
+pub use images::{DiskRoom, Fetch, FetchFailure, Import, copy_fits, images_to_drop, next_fetch};
 pub use memory::{Chore, End, Failure, Fenced, Memory, StopSent, exit_code_of_failed_start};
 
 /// SIGTERM on every Linux architecture.

@@ -7,8 +7,10 @@
 //! - `POST /link/v1/streams/{id}`: opened by the host when the server says [`ToHost::OpenStream`]; both bodies carry
 //!   [`Frame`]s. The host's first frame is [`FrameKind::Json`] with a [`StreamReply`]. What follows depends on the
 //!   [`StreamRequest`], see there. The stream ends with [`FrameKind::End`] in each direction.
-//! - `GET /link/v1/blobs/{digest}`: a blob of an image that a workload placed on this host needs, relayed from a host
-//!   that has it. Plain bytes.
+//! - `GET /link/v1/blobs/{digest}`: a blob of an image that a workload placed on this host needs, or that this host is
+//!   to fetch ([`HostDesired::fetch_images`](model::HostDesired)), relayed from a host that has it: a configuration, a
+//!   layer as the image lists it, or a layer uncompressed, by the digest of that. Plain bytes; what turns out not to be
+//!   of this digest breaks off before its end, and asking again goes to another host if there is one.
 //! - `POST /link/v1/renew`: a [`RenewRequest`] answered by an [`Identity`].
 //! - `POST /link/v1/join`: without a client certificate; a [`JoinRequest`] answered by an [`Identity`].
 //!
@@ -175,6 +177,9 @@ pub struct DesiredUpdate {
     /// Images to drop, each with the revision of the order; always whole.
     #[serde(deserialize_with = "model::host::drop_orders")]
     pub drop_images: BTreeMap<ImageId, u64>,
+    /// Images to fetch because too few hosts have them, always whole; `None`: as before.
+    #[serde(default)]
+    pub fetch_images: Option<BTreeMap<ImageId, Arc<Image>>>,
     /// What of each pool the host may give, always whole; `None`: as before.
     #[serde(default)]
     pub pools: Option<BTreeMap<PoolId, HostPool>>,
@@ -194,6 +199,7 @@ impl DesiredUpdate {
             upsert: document.workloads.clone(),
             remove: BTreeSet::new(),
             drop_images: document.drop_images.clone(),
+            fetch_images: Some(document.fetch_images.clone()),
             pools: Some(document.pools.clone()),
             networks: networks
                 .map(|(id, network)| (id.clone(), NetworkUpdate::Whole(network.clone())))

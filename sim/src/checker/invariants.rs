@@ -37,7 +37,7 @@ const fn invariant(
 }
 
 /// All of them.
-pub const ALL: [Invariant; 24] = [
+pub const ALL: [Invariant; 25] = [
     invariant("unique-names", When::Always, unique_names),
     invariant("started-is-placed", When::Always, started_is_placed),
     invariant("status-not-ahead", When::Always, status_not_ahead),
@@ -59,6 +59,7 @@ pub const ALL: [Invariant; 24] = [
     invariant("status-true", When::Settled, status_true),
     invariant("images-recorded", When::Settled, images_recorded),
     invariant("images-kept", When::Always, images_kept),
+    invariant("images-copied", When::Settled, images_copied),
     invariant("images-dropped", When::Ended, images_dropped),
     invariant("documents-agree", When::Ended, documents_agree),
     invariant("idle-is-quiet", When::Ended, idle_is_quiet),
@@ -408,6 +409,19 @@ fn images_kept(world: &World) -> Result<(), String> {
         Some(id) => Err(format!("a pool has {id}, which is on no host any more")),
         None => Ok(()),
     }
+}
+
+fn images_copied(world: &World) -> Result<(), String> {
+    let wanted = plan::copies::COPIES.min(world.hosts.len());
+    for id in &world.images {
+        let has = |view: &&super::HostView| view.images.contains(id);
+        let copies = world.hosts.values().filter(has).count();
+        // What no host has is for `images_kept`.
+        if copies > 0 && copies < wanted {
+            return Err(format!("{id} is on {copies} hosts instead of {wanted}"));
+        }
+    }
+    Ok(())
 }
 
 fn images_dropped(world: &World) -> Result<(), String> {

@@ -72,7 +72,7 @@ fn told(n: u8) -> Arc<HostWorkload> {
     )
 }
 
-/// Workload 1 runs on host 1; host 2 does nothing.
+/// Workload 1 runs on host 1; host 2 has a copy of its image and does nothing.
 fn good() -> World {
     let mut world = World {
         revision: 9,
@@ -84,10 +84,12 @@ fn good() -> World {
         view.connected = true;
         view.documents = Some(Default::default());
     }
+    for view in world.hosts.values_mut() {
+        view.images = BTreeSet::from([image()]);
+        view.recorded_images.clone_from(&view.images);
+    }
     let view = world.hosts.get_mut(&host(1)).unwrap();
     view.tasks.insert(id(1), running(1));
-    view.images = BTreeSet::from([image()]);
-    view.recorded_images.clone_from(&view.images);
     let document = HostDesired {
         generation: 9,
         workloads: [(id(1), told(1))].into(),
@@ -164,8 +166,14 @@ fn harm(world: &mut World, name: &str) {
         "status-true" => drop(on_host(world, 1).tasks.remove(&id(1))),
         "images-recorded" => on_host(world, 1).recorded_images.clear(),
         "images-kept" => {
-            on_host(world, 1).images.clear();
-            on_host(world, 1).recorded_images.clear();
+            for view in world.hosts.values_mut() {
+                view.images.clear();
+                view.recorded_images.clear();
+            }
+        }
+        "images-copied" => {
+            on_host(world, 2).images.clear();
+            on_host(world, 2).recorded_images.clear();
         }
         "images-dropped" => {
             let view = on_host(world, 2);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::driver::{
-    BlobSource, ByteStream, DriverError, Drivers, ExecRequest, ExecResume, ExecSession,
+    BlobSource, ByteStream, DiskRoom, DriverError, Drivers, ExecRequest, ExecResume, ExecSession,
     FollowRequest, ImageProgress, ImageStore, Imported, LayerLease, LoginRequest,
     NetworkAttachment, NetworkDriver, ObservedTask, OutputStream, Prepared, ProcessTable,
     PullRequest, SaveImage, TaskEvent, TaskInput, TaskPlan, TaskRuntime, TaskStats,
@@ -272,6 +272,10 @@ impl ImageStore for Images {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes()
+    }
+
+    fn room(&self) -> Option<DiskRoom> {
+        self.inner.room()
     }
 
     async fn ensure(

@@ -1,6 +1,8 @@
 //! Images: load, save, tag, remove, pull from a registry.
 
-use e2e::{Cluster, PASSWORD, Registry, Role, Security, USER, archive};
+use e2e::{
+    Cluster, PASSWORD, Pool, Registry, Role, Security, USER, archive, eventually, processes_with,
+};
 
 #[test]
 fn load_save_and_load_again_is_the_same_image() {
@@ -147,4 +149,65 @@ fn an_image_that_is_removed_and_loaded_again_at_once_runs() {
         assert_eq!(gets.docker(&run).ok(), said);
         std::mem::swap(&mut has, &mut gets);
     }
+}
+
+/// How many hosts have an image, as the server says.
+fn copies(cluster: &Cluster, pool: &Pool, image: &str) -> u64 {
+    let text = cluster
+        .plimsoll(&["image", "show", "--pool", &pool.name, image])
+        .ok();
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    shown["items"][0]["hosts"].as_u64().unwrap()
+}
+
+/// The hosts that have anything of images, as their folders say.
+fn holders(cluster: &Cluster) -> Vec<String> {
+    let has = |name: &&str| {
+        let records = cluster
+            .data()
+            .join("hosts")
+            .join(name)
+            .join("images/images");
+        std::fs::read_dir(records).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    let hosts = ["h1", "h2", "h3"].into_iter().filter(has);
+    hosts.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_loaded_image_outlives_the_host_it_was_loaded_to() {
+    let cluster = Cluster::start(3).unwrap();
+    let pool = cluster.empty_pool("copies");
+    pool.load("busybox");
+    let has = |wanted: u64| {
+        eventually("two hosts have the image", || {
+            match copies(&cluster, &pool, "busybox") {
+                hosts if hosts == wanted => Ok(()),
+                hosts => Err(format!(
+                    "{hosts} hosts, {:?} by their folders",
+                    holders(&cluster)
+                )),
+            }
+        });
+    };
+    has(2);
+    let had = holders(&cluster);
+    assert_eq!(had.len(), 2, "{had:?}");
+    // One of the two is lost with its disk.
+    let lost = &had[0];
+    let agent = processes_with(&format!("{}-{lost}", cluster.id()));
+    assert_eq!(agent.len(), 1);
+    let pid = nix::unistd::Pid::from_raw(agent[0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    std::fs::remove_dir_all(cluster.data().join("hosts").join(lost).join("images")).unwrap();
+    cluster
+        .plimsoll(&["host", "rm", "--force", "--yes", lost])
+        .ok();
+    let third = ["h1", "h2", "h3"]
+        .into_iter()
+        .find(|it| !had.contains(&(*it).to_owned()));
+    let rule = format!("constraint:node=={}", third.unwrap());
+    let run = ["run", "--rm", "-e", &rule, "busybox", "echo", "there"];
+    assert_eq!(pool.docker(&run).ok(), "there");
+    has(2);
 }

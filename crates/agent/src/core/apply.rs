@@ -63,6 +63,7 @@ impl Core {
             self.want_changed(&id);
         }
         self.check_images();
+        self.check_copies();
     }
 
     fn keep_document(&mut self, update: DesiredUpdate) {

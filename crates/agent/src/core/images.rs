@@ -24,6 +24,7 @@ impl Core {
             outbox.images(&self.complete);
         }
         self.check_images();
+        self.check_copies();
     }
 
     /// Images that a workload of the document still needs.

@@ -32,6 +32,7 @@ impl Core {
         if std::mem::replace(&mut self.removed, true) {
             return;
         }
+        self.check_copies();
         let left: Vec<&str> = self
             .entries
             .iter()

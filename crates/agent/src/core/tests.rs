@@ -1,5 +1,7 @@
 //! The owner over a fake host: what it leads to, and that being killed at any step changes nothing.
 
+mod copies;
+
 use std::sync::Arc;
 
 use model::{DesiredState, HostWorkload, ImageId, Phase, RestartPolicy, Timestamp, WorkloadId};

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::host::{FakeHost, Op};
 use crate::driver::{
-    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
+    BlobSource, ByteStream, DiskRoom, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
     ImportedImage, LayerLease, LoginRequest, PullRequest, SaveImage,
 };
 
@@ -71,6 +71,16 @@ impl FakeHost {
         }
     }
 
+    /// What a blob holds that will come in by a load; others hold the text of their digest.
+    pub fn add_content(&self, digest: Digest, bytes: Bytes) {
+        self.with(|s| s.contents.insert(digest, bytes));
+    }
+
+    /// Says how much room is on its disk; before, it cannot be said.
+    pub fn set_room(&self, room: DiskRoom) {
+        self.with(|s| s.room = Some(room));
+    }
+
     /// Puts a blob on the host.
     pub fn add_blob(&self, digest: Digest, bytes: Bytes) {
         self.with(|s| s.blobs.insert(digest, bytes));
@@ -85,6 +95,10 @@ impl ImageStore for FakeHost {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.image_changes.subscribe()
+    }
+
+    fn room(&self) -> Option<DiskRoom> {
+        self.look(|s| s.room)
     }
 
     async fn ensure(
@@ -177,7 +191,8 @@ impl ImageStore for FakeHost {
         })?;
         for image in &images {
             for layer in &image.content.layers {
-                let bytes = Bytes::from(layer.blob.to_string());
+                let known = self.look(|s| s.contents.get(&layer.blob).cloned());
+                let bytes = known.unwrap_or_else(|| Bytes::from(layer.blob.to_string()));
                 self.add_blob(layer.blob.clone(), bytes);
             }
         }

@@ -75,6 +75,11 @@ pub fn take(document: &mut HostDesired, update: &DesiredUpdate) -> Result<Taken,
         Some(base) => return Err(DocumentError::WrongBase { base, current }),
     }
     document.drop_images.clone_from(&update.drop_images);
+    match (&update.fetch_images, update.base) {
+        (Some(images), _) => document.fetch_images.clone_from(images),
+        (None, None) => document.fetch_images.clear(),
+        (None, Some(_)) => {}
+    }
     match (&update.pools, update.base) {
         (Some(pools), _) => document.pools.clone_from(pools),
         (None, None) => document.pools.clear(),
@@ -115,5 +120,10 @@ fn agrees(document: &HostDesired, update: &DesiredUpdate) -> bool {
         .clone()
         .all(|(id, change)| change.agrees(id, &document.networks))
         && (update.base.is_some() || document.networks.len() == networks.count());
-    upserts && removes && whole && pools && networks && document.drop_images == update.drop_images
+    let fetches = match &update.fetch_images {
+        Some(images) => document.fetch_images == *images,
+        None => update.base.is_some() || document.fetch_images.is_empty(),
+    };
+    let images = fetches && document.drop_images == update.drop_images;
+    upserts && removes && whole && pools && networks && images
 }

@@ -176,6 +176,13 @@ fn hosts(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()>
     for (name, help, samples) in &gauges {
         out.family(name, "gauge", help, samples);
     }
+    let lacking = u64::try_from(control.images_lacking_copies(caller)?).unwrap_or(u64::MAX);
+    out.family(
+        "plimsoll_images_lacking_copies",
+        "gauge",
+        "Images that are on fewer hosts than two, though there are hosts for them: they may be lost with a host.",
+        &[(Vec::new(), lacking)],
+    );
     Ok(())
 }
 

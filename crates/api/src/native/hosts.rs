@@ -1,5 +1,6 @@
 //! Hosts between the model's words and the API's.
 
+use control::copies::{OnlyCopy, OnlyImage};
 use control::maintenance::{HostCondition, HostOutlook, HostUpdate, Leaving, Outlook};
 use control::{Caller, Control};
 use model::resources::host_reserve;
@@ -150,6 +151,25 @@ pub(crate) fn outlook(control: &Control, outlook: &HostOutlook) -> wire_host::Ou
             .iter()
             .map(|it| leaving(control, it))
             .collect(),
+        images: outlook
+            .images
+            .iter()
+            .map(|it| only_image(control, it))
+            .collect(),
+    }
+}
+
+fn only_image(control: &Control, image: &OnlyImage) -> wire_host::OnlyImage {
+    wire_host::OnlyImage {
+        image: Reference {
+            id: image.id.to_string(),
+            name: image.name.clone(),
+        },
+        pool: pool_reference(control, &image.pool),
+        can_be_copied: match image.fate {
+            OnlyCopy::Leaves => true,
+            OnlyCopy::Stays => false,
+        },
     }
 }
 

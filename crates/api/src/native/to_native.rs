@@ -349,6 +349,7 @@ pub(crate) fn image(control: &Control, image: &Image) -> image::Image {
             .iter()
             .map(|layer| layer.diff_id.to_string())
             .collect(),
+        hosts: u64::try_from(control.hosts_with_image(&image.id)).unwrap_or(u64::MAX),
         workloads: u64::try_from(used).unwrap_or(u64::MAX),
         config: image::Config {
             env: config.env.clone(),

@@ -362,6 +362,7 @@ fn images(rig: &Rig) {
     let listed = rig.run(&["image", "ls"]).ok();
     assert!(listed.starts_with("IMAGE"), "{listed}");
     assert!(listed.contains("web:1"), "{listed}");
+    assert!(listed.contains("HOSTS"), "{listed}");
     assert_eq!(
         rig.run(&["image", "pull", "registry.example/new:1"]).ok(),
         "registry.example/new:1\n"

@@ -1,4 +1,5 @@
-//! `host drain`: begins maintenance, waits until the host is empty, and says what becomes of each workload.
+//! `host drain`: begins maintenance, waits until the host is empty, and says what becomes of each workload, and of images
+//! that no other host has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use wire::client::native::{Patience, path, with_query};
-use wire::native::host::{DrainRequest, Fate, Host, Leaving, Outlook, State};
+use wire::native::host::{DrainRequest, Fate, Host, Leaving, OnlyImage, Outlook, State};
 use wire::native::workload::Workload;
 
 use crate::app::App;
@@ -108,7 +109,9 @@ async fn wait(app: &App, args: &DrainArgs) -> Result<Outlook> {
             let what = format!("host \"{host}\" is not empty after {waited}");
             let why = match outlook.state {
                 State::Unreachable | State::Lost => "it cannot be reached".to_owned(),
-                State::Ready | State::Cordoned | State::Draining | State::Drained => listed(&stuck),
+                State::Ready | State::Cordoned | State::Draining | State::Drained => {
+                    format!("{}{}", listed(&stuck), listed_images(&outlook.images))
+                }
             };
             let hint = format!(
                 "it goes on: wait again with `plimsoll host drain {host}`, or end it with `plimsoll host uncordon {host}`"
@@ -129,6 +132,8 @@ fn busy(outlook: &Outlook) -> impl Iterator<Item = &Leaving> {
 #[derive(Default)]
 struct Progress {
     known: BTreeMap<String, Leaving>,
+    /// Images that were on no other host when it was looked last.
+    images: BTreeMap<String, OnlyImage>,
     moved: usize,
     stopped: usize,
     silent: bool,
@@ -162,6 +167,27 @@ impl Progress {
             let text = self.whereabouts(app, &it).await;
             lines.push(format!("{}: {text}", name(&it)));
         }
+        lines.extend(self.images(outlook));
+        lines
+    }
+
+    /// What is new of images.
+    fn images(&mut self, outlook: &Outlook) -> Vec<String> {
+        let images = outlook.images.iter();
+        let now: BTreeMap<String, OnlyImage> =
+            images.map(|it| (it.image.id.clone(), it.clone())).collect();
+        let mut lines = Vec::new();
+        for (id, it) in &now {
+            if self.images.get(id).map(|it| it.can_be_copied) != Some(it.can_be_copied) {
+                lines.push(image_words(it));
+            }
+        }
+        for (id, it) in &self.images {
+            if !now.contains_key(id) {
+                lines.push(format!("{}: another host has it now", image_name(it)));
+            }
+        }
+        self.images = now;
         lines
     }
 
@@ -250,6 +276,36 @@ fn words(leaving: &Leaving) -> String {
     }
 }
 
+fn image_name(image: &OnlyImage) -> String {
+    format!(
+        "image {} of {}",
+        image.image.name,
+        human::named(&image.pool)
+    )
+}
+
+/// What becomes of an image, in one line.
+fn image_words(image: &OnlyImage) -> String {
+    let what = if image.can_be_copied {
+        "has to be copied to another host first: no other that stays has it, and no registry"
+    } else {
+        "would be lost with this host: no registry has it, and no other host can"
+    };
+    format!("{}: {what}", image_name(image))
+}
+
+fn listed_images(images: &[OnlyImage]) -> String {
+    let mut text = String::new();
+    for it in images.iter().take(LISTED_MAX) {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{}", image_words(it));
+    }
+    if images.len() > LISTED_MAX {
+        let _ = writeln!(text, "and {} more images", images.len() - LISTED_MAX);
+    }
+    text
+}
+
 fn listed(workloads: &[&Leaving]) -> String {
     let mut text = String::new();
     for it in workloads.iter().take(LISTED_MAX) {
@@ -284,25 +340,41 @@ pub(super) async fn forgotten(app: &App, host: &str) -> Option<String> {
             listed(&moved)
         );
     }
+    if !outlook.images.is_empty() {
+        let _ = write!(
+            text,
+            "Lost with {}:\n{}",
+            outlook.host.name,
+            listed_images(&outlook.images)
+        );
+    }
     (!text.is_empty()).then(|| text.trim_end().to_owned())
 }
 
 /// Shows what becomes of what is on a host, below what else is shown of it.
 pub(super) async fn show(app: &App, host: &str) -> Result<()> {
     let outlook = look(app, host, false).await?;
-    if outlook.workloads.is_empty() {
-        return Ok(());
+    if !outlook.workloads.is_empty() {
+        let table = table(&outlook.workloads).text(app.printer.color);
+        app.printer.print(&format!("\nWhat is there:\n{table}"))?;
     }
-    let table = table(&outlook.workloads).text(app.printer.color);
-    app.printer.print(&format!("\nWhat is there:\n{table}"))
+    if !outlook.images.is_empty() {
+        let images = listed_images(&outlook.images);
+        app.printer
+            .print(&format!("\nImages only there:\n{images}"))?;
+    }
+    Ok(())
 }
 
 fn print(app: &App, outlook: &Outlook, format: Format) -> Result<()> {
     if format != Format::Table {
         return app.printer.value(outlook, format);
     }
+    for line in listed_images(&outlook.images).lines() {
+        app.printer.note(line);
+    }
     if outlook.workloads.is_empty() {
-        app.printer.note("Nothing is on this host.");
+        app.printer.note("No workload is on this host.");
         return Ok(());
     }
     app.printer

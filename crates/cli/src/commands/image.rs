@@ -365,7 +365,9 @@ async fn ls(app: &App, pool: &str, args: &ListArgs) -> Result<()> {
 }
 
 fn table(images: &[Image]) -> Table {
-    let mut table = Table::new(&["IMAGE", "ID", "PLATFORM", "SIZE", "USED BY", "ADDED"]);
+    let mut table = Table::new(&[
+        "IMAGE", "ID", "PLATFORM", "SIZE", "HOSTS", "USED BY", "ADDED",
+    ]);
     let now = human::now_ms();
     for image in images {
         let names: Vec<&str> = if image.tags.is_empty() {
@@ -383,6 +385,7 @@ fn table(images: &[Image]) -> Table {
                 human::short(&image.id).into(),
                 image.platform.as_str().into(),
                 human::size(image.size_bytes).into(),
+                image.hosts.to_string().into(),
                 image.workloads.to_string().into(),
                 format!("{} ago", human::age(&image.added_at, now)).into(),
             ]);

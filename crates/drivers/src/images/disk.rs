@@ -129,6 +129,11 @@ pub(crate) fn remove_tree(path: &Path) {
 }
 
 impl Disk {
+    /// Its folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Opens or makes the folder, takes its lock and sweeps `tmp/`.
     pub(crate) fn open(root: &Path) -> Result<Self, ImagesError> {
         // Layers hold setuid programs and device nodes: nobody but root may enter.

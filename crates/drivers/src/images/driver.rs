@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent::driver::{
-    BlobSource, ByteStream, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
+    BlobSource, ByteStream, DiskRoom, DriverError, ErrorClass, ImageProgress, ImageStore, Imported,
     LayerLease, LoginRequest, PullRequest, SaveImage,
 };
 use async_trait::async_trait;
@@ -49,6 +49,10 @@ impl ImageStore for LocalImages {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.watch_changes()
+    }
+
+    fn room(&self) -> Option<DiskRoom> {
+        self.disk_room()
     }
 
     async fn ensure(

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use agent::driver::DiskRoom;
 use model::{Digest, ImageContent, Layer};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -117,6 +118,16 @@ impl LocalImages {
         inner.recover()?;
         Ok(Self {
             inner: Arc::new(inner),
+        })
+    }
+
+    /// Room on the disk that the store is on; `None`: it cannot be said.
+    pub(crate) fn disk_room(&self) -> Option<DiskRoom> {
+        let stat = nix::sys::statvfs::statvfs(self.inner.disk.root()).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        Some(DiskRoom {
+            free: bytes(stat.blocks_available()),
+            total: bytes(stat.blocks()),
         })
     }
 

@@ -1,11 +1,12 @@
 //! Cases as data, and the properties every sequence must have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use model::workload::Resources;
 use model::{
-    DesiredState, HostDesired, HostWorkload, ImageId, Phase, RestartPolicy, TaskStatus, Timestamp,
-    WorkloadId,
+    DesiredState, HostDesired, HostWorkload, Image, ImageId, Phase, PoolId, RestartPolicy,
+    TaskStatus, Timestamp, WorkloadId,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -733,6 +734,89 @@ fn images_are_dropped_only_if_named_there_and_unused() {
         Vec::from_iter(images(&["a"]))
     );
     assert!(drops(&["a"], &[], true).is_empty());
+}
+
+fn to_fetch(images_and_bytes: &[(&str, u64)]) -> HostDesired {
+    let image = |(name, bytes): &(&str, u64)| {
+        let id = images(&[name]).pop_first().unwrap();
+        let image: Image = serde_json::from_value(json!({
+            "id": id, "pool": PoolId::from_bytes(&[1; 32]), "added_at": 0,
+            "content": { "config": id, "config_bytes": 10, "layers": [
+                { "diff_id": id, "blob": id, "blob_bytes": bytes, "media_type": "" },
+            ] },
+            "config": { "platform": { "architecture": "amd64", "os": "linux" } },
+        }))
+        .unwrap();
+        (id, Arc::new(image))
+    };
+    HostDesired {
+        fetch_images: images_and_bytes.iter().map(image).collect(),
+        ..HostDesired::default()
+    }
+}
+
+#[test]
+fn what_is_to_be_fetched_is_not_dropped() {
+    let mut document = ordered(&[("a", 1), ("b", 1)]);
+    document.fetch_images = to_fetch(&[("a", 1)]).fetch_images;
+    let there = images(&["a", "b"]);
+    let drops = images_to_drop(&document, &there, &images(&[]), &BTreeMap::new(), false);
+    assert_eq!(drops, Vec::from_iter(images(&["b"])));
+}
+
+#[test]
+fn images_are_fetched_one_after_the_other_and_failed_ones_after_a_growing_wait() {
+    let document = to_fetch(&[("a", 20), ("b", 10), ("c", 30)]);
+    let id = |name: &str| images(&[name]).pop_first().unwrap();
+    let next = |there: &[&str], failures: &[(&str, u32)], at: i64| {
+        let failure = |(name, times): &(&str, u32)| {
+            let failure = FetchFailure {
+                times: *times,
+                last: NOW,
+            };
+            (id(name), failure)
+        };
+        let failures = failures.iter().map(failure).collect();
+        next_fetch(&document, &images(there), &failures, NOW.plus_millis(at))
+    };
+    assert_eq!(next(&[], &[], 0), Fetch::Now(id("b")));
+    assert_eq!(next(&["b"], &[], 0), Fetch::Now(id("a")));
+    assert_eq!(next(&["a", "b", "c"], &[], 0), Fetch::Nothing);
+    assert_eq!(next(&[], &[("b", 1)], 0), Fetch::Now(id("a")));
+    assert_eq!(
+        next(&[], &[("b", 1)], 1000),
+        Fetch::Now(id("a")),
+        "the others first"
+    );
+    let failed = [("a", 2), ("b", 3), ("c", 1)];
+    assert_eq!(next(&[], &failed, 999), Fetch::Wait(NOW.plus_millis(1000)));
+    assert_eq!(next(&[], &failed, 5000), Fetch::Now(id("c")));
+    assert_eq!(
+        next(&["c"], &failed, 1999),
+        Fetch::Wait(NOW.plus_millis(2000))
+    );
+    assert_eq!(next(&["c"], &failed, 2000), Fetch::Now(id("a")));
+    let often = FetchFailure {
+        times: u32::MAX,
+        last: NOW,
+    };
+    assert_eq!(often.again_at(), NOW.plus_millis(300_000));
+}
+
+#[test]
+fn a_copy_leaves_a_part_of_the_disk_free_and_counts_unpacked() {
+    let document = to_fetch(&[("a", 100)]);
+    let mut image = Image::clone(document.fetch_images.values().next().unwrap());
+    let fits = |image: &Image, free: u64, total: u64| copy_fits(image, DiskRoom { free, total });
+    assert!(fits(&image, 200, 1000));
+    assert!(!fits(&image, 199, 1000));
+    // Of a large disk a few GiB are enough.
+    assert!(fits(&image, (4 << 30) + 100, 1 << 50));
+    image.config.size_bytes = 300;
+    assert!(fits(&image, 400, 1000));
+    assert!(!fits(&image, 399, 1000));
+    image.config.size_bytes = u64::MAX;
+    assert!(!fits(&image, u64::MAX - 1, 1000));
 }
 
 #[test]

@@ -194,6 +194,20 @@ pub struct Outlook {
     pub drain: Option<Drain>,
     /// Everything that is on it or still has to be removed from it, by pool and name.
     pub workloads: Vec<Leaving>,
+    /// Images that would be lost with it, by name: no registry has them, and no other host that stays.
+    #[serde(default)]
+    pub images: Vec<OnlyImage>,
+}
+
+/// An image that would be lost with a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OnlyImage {
+    /// The image: its id, and a name it goes by.
+    pub image: Reference,
+    /// The pool that had it first; others may have it, too.
+    pub pool: Reference,
+    /// Whether another host can fetch it: then maintenance waits for that.
+    pub can_be_copied: bool,
 }
 
 /// What becomes of a workload when its host is emptied.

@@ -24,6 +24,9 @@ pub struct Image {
     pub size_bytes: u64,
     /// Digests of its layers, from bottom to top.
     pub layers: Vec<String>,
+    /// Hosts that have all of it, those that are lost not counted.
+    #[serde(default)]
+    pub hosts: u64,
     /// Workloads of the pool made from it.
     #[serde(default)]
     pub workloads: u64,

@@ -125,6 +125,7 @@ pub(super) async fn world() -> World {
         cordoned: false,
         drain: None,
         overcommit: model::host::Overcommit::default(),
+        fetch_images: std::collections::BTreeMap::new(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,
         status: HostStatus::default(),

@@ -281,6 +281,12 @@ async fn metrics_are_prometheus_text() {
         text.contains("plimsoll_host_connected{host=\"host-1\"} 1\n"),
         "{text}"
     );
+    let (_, images) = rig.admin("GET", "/api/v1/pools/a/images", None).await;
+    assert_eq!(images["items"][0]["hosts"], 1, "{images}");
+    assert!(
+        text.contains("plimsoll_images_lacking_copies 0\n"),
+        "{text}"
+    );
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (_, value) = line.rsplit_once(' ').unwrap();
         assert!(value.parse::<f64>().is_ok(), "{line}");

@@ -36,6 +36,7 @@ pub(crate) fn host(number: u64) -> Host {
         cordoned: false,
         drain: None,
         overcommit: model::host::Overcommit::default(),
+        fetch_images: BTreeMap::new(),
         certificate_sha256: String::new(),
         previous_certificate_sha256: None,
         status: HostStatus {

@@ -1,9 +1,9 @@
 //! Verbs on hosts: joining, renewing, removing. What operators say of hosts that are there is in [`crate::maintenance`].
 
 use model::host::JoinToken;
-use model::{DesiredState, Host, HostId, HostStatus, Key, Name, Object, TokenId};
+use model::{DesiredState, Host, HostId, HostStatus, Key, Name, Object, TokenId, Workload};
 use plan::copies::OnlyCopy;
-use store::{Snapshot, Transaction};
+use store::{Row, Snapshot, Transaction};
 use subtle::ConstantTimeEq as _;
 use wire::link::{Identity, JoinRequest, JoinTokenText, RenewRequest};
 
@@ -13,6 +13,7 @@ use crate::core::{Control, now, random, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::metrics::Counters;
+use crate::observe::mark_removed;
 use crate::pki::Subject;
 
 /// Records deleted in one transaction: below the store's limit of 64 changes.
@@ -243,7 +244,7 @@ impl Control {
                 return Err(Error::conflict(why));
             }
             for workload in placed {
-                tx = tx.delete_unchanged(workload.revision(), Key::Workload(workload.id.clone()));
+                tx = forget(snapshot, tx, &workload, &id);
             }
             if snapshot.workloads_left_on(&id).next().is_some() {
                 return Err(Error::conflict(format!(
@@ -269,8 +270,7 @@ impl Control {
                     }
                     let mut tx = Transaction::new();
                     for workload in snapshot.workloads_on(host).take(AT_ONCE_MAX) {
-                        let key = Key::Workload(workload.id.clone());
-                        tx = tx.delete_unchanged(workload.revision(), key);
+                        tx = forget(snapshot, tx, &workload, host);
                     }
                     Ok((Some(tx), true))
                 })
@@ -348,6 +348,25 @@ impl Control {
         let own = Caller::installation();
         authorise(&self.snapshot(), &own, action, Scope::Installation)
     }
+}
+
+/// A workload goes with its host: its record at once, or, while other hosts still have to remove what they have of it,
+/// after that.
+fn forget(
+    snapshot: &Snapshot,
+    tx: Transaction,
+    row: &Row<'_, Workload>,
+    host: &HostId,
+) -> Transaction {
+    let mut changed = row.value().clone();
+    let elsewhere = |id: &HostId| id != host && snapshot.host(id).is_some();
+    changed.left.retain(|id, _| elsewhere(id));
+    if changed.left.is_empty() {
+        return tx.delete_unchanged(row.revision(), Key::Workload(changed.id));
+    }
+    mark_removed(&mut changed);
+    changed.host = None;
+    tx.update(row.revision(), Object::Workload(changed))
 }
 
 /// Why a host cannot be removed without losing something: what would be forgotten, and what is not; `None`: it can.

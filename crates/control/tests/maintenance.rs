@@ -540,6 +540,37 @@ async fn a_host_that_still_has_to_remove_something_is_not_just_forgotten() {
 }
 
 #[tokio::test]
+async fn what_a_removed_hosts_workload_left_elsewhere_is_still_removed_there() {
+    let mut w = world(2).await;
+    w.only_h1().await;
+    let web = w.on_h1("web", json!({})).await;
+    w.all().await;
+    let (h1, h2) = (w.hosts[0].id.clone(), w.hosts[1].id.clone());
+    drop(w.hosts.remove(0));
+    w.until("the end of the link", |w| !w.host("h1").status.connected)
+        .await;
+    let edit = |workload: &mut Workload| {
+        workload.host = Some(h2.clone());
+        workload.left.insert(h1.clone(), control::now());
+    };
+    w.control.test_workload_edit(&web, edit).await.unwrap();
+    w.control.host_remove(&admin(), "h2", true).await.unwrap();
+    let listed = w.control.workload_list(&admin(), &w.pool).unwrap();
+    assert!(listed.is_empty(), "for its pool it is gone");
+    let snapshot = w.control.snapshot();
+    let host = snapshot.host(&h1).unwrap();
+    let told = control::testing::document(&snapshot, &host);
+    let wanted = told.workloads.get(&web).map(|it| it.desired);
+    assert_eq!(wanted, Some(model::DesiredState::Removed));
+    // Once that host is back and has removed it, nothing is known of it any more.
+    w.hosts.push(w.control.test_host("h1").await.unwrap());
+    w.until("the end of the record", |w| {
+        w.control.snapshot().workload(&web).is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn only_those_who_manage_hosts_may() {
     let w = world(2).await;
     let developer = Caller::endpoint("dev".into(), w.pool.clone());

@@ -10,10 +10,13 @@ use store::{Snapshot, Transaction};
 
 use crate::admission::{TURN_TRIES, installation, tree_of};
 use crate::caller::{Action, Caller, Grant, POOL_DEPTH_MAX, Scope, ancestors};
-use crate::core::{Control, now, random};
+use crate::core::{Control, Seen, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept::Kept;
 use crate::pki::Subject;
+
+/// How long a pool's deletion waits for workloads that are being removed: a host needs a second or two, a busy one more.
+const REMOVAL_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What a new pool is to be.
 #[derive(Debug, Clone)]
@@ -409,6 +412,7 @@ impl Control {
         let snapshot = self.snapshot();
         let pool = self.pool_find(caller, reference)?;
         let grant = self.grant(&snapshot, caller, Action::PoolDelete, Scope::Pool(&pool.id))?;
+        self.wait_for_removals(&pool.id).await;
         loop {
             let gone = self
                 .change(&grant, |snapshot| {
@@ -435,6 +439,33 @@ impl Control {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until workloads of a pool that are being removed are gone, if there are no others: they are gone for whoever
+    /// removed them, and their hosts need a moment.
+    async fn wait_for_removals(&self, pool: &PoolId) {
+        let snapshot = self.snapshot();
+        if snapshot
+            .workloads_of(pool)
+            .any(|it| it.desired != DesiredState::Removed)
+        {
+            return;
+        }
+        let going: Vec<_> = snapshot
+            .workloads_of(pool)
+            .map(|it| it.id.clone())
+            .collect();
+        let gone = async {
+            for id in going {
+                let gone = self.wait_workload(&id, Some(REMOVAL_WAIT), |_, seen| match seen {
+                    Seen::There(_) => None,
+                    Seen::Gone(_) => Some(Ok(())),
+                });
+                // What is still there afterwards is named by the refusal.
+                let _ = gone.await;
+            }
+        };
+        let _ = tokio::time::timeout(REMOVAL_WAIT, gone).await;
     }
 
     /// What a pool holds.
@@ -672,12 +703,20 @@ fn refuse_unless_empty(snapshot: &Snapshot, pool: &Pool) -> Result<()> {
             child.name
         )));
     }
-    let mut held = snapshot.workloads_of(&pool.id);
-    if let Some(first) = held.next() {
+    let held: Vec<_> = snapshot.workloads_of(&pool.id).collect();
+    if let Some(first) = held.first() {
+        let (what, how) = if held.iter().all(|it| it.desired == DesiredState::Removed) {
+            (
+                "workloads that are being removed",
+                "their hosts have not said yet that nothing is left of them; see `plimsoll host ls`, and try again",
+            )
+        } else {
+            ("workloads", "remove them first")
+        };
         return Err(Error::conflict(format!(
-            "pool {} still has {} workloads (for example {}): remove them first",
+            "pool {} still has {} {what} (for example {}): {how}",
             pool.name,
-            held.count() + 1,
+            held.len(),
             first.name
         )));
     }

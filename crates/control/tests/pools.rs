@@ -481,3 +481,57 @@ async fn two_servers_never_admit_more_than_there_is() {
         assert_eq!(control.audit_ledger(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pools_deletion_waits_for_what_is_being_removed_already() {
+    let control = Control::for_tests().await.unwrap();
+    let host = control.raw_host("h1").await.unwrap();
+    let red = pool(&control, &admin(), "red", None, json!({}))
+        .await
+        .unwrap();
+    let image = control.test_image(&red, "web").await.unwrap();
+    let mut ids = Vec::new();
+    for name in ["a", "b"] {
+        let task = json!({"image": "web", "image_id": image, "args": ["sleep"]});
+        let spec: WorkloadSpec = serde_json::from_value(json!({ "task": task })).unwrap();
+        let name = Some(Name::parse(name).unwrap());
+        let made = control.workload_create(&admin(), &red, name, spec).await;
+        let id = made.unwrap().id.clone();
+        let ended = |workload: &mut model::Workload| {
+            workload.host = Some(host.session.host.clone());
+            workload.run = 1;
+            workload.status.run = 1;
+            workload.status.phase = model::Phase::Exited;
+        };
+        control.test_workload_edit(&id, ended).await.unwrap();
+        ids.push(id);
+    }
+    let remove = async |id: &WorkloadId| {
+        let options = RemoveOptions::default();
+        let removed = control.workload_remove(&admin(), &red, id, options).await;
+        removed.unwrap();
+    };
+    remove(&ids[0]).await;
+    let why = control.pool_delete(&admin(), "red").await.unwrap_err();
+    assert!(why.message.contains("remove them first"), "{}", why.message);
+    remove(&ids[1]).await;
+    // The host says nothing.
+    let began = tokio::time::Instant::now();
+    let why = control.pool_delete(&admin(), "red").await.unwrap_err();
+    assert!(
+        why.kind == ErrorKind::Conflict && why.message.contains("2 workloads that are being"),
+        "{}",
+        why.message
+    );
+    assert!(began.elapsed().as_secs() >= 20, "it has waited");
+    // It says so while the deletion waits.
+    let deleting = {
+        let control = control.clone();
+        tokio::spawn(async move { control.pool_delete(&admin(), "red").await })
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await; // tidy: sleep: the paused clock goes on by it
+    assert!(!deleting.is_finished());
+    host.report(ids.iter().map(|id| (id.clone(), None))).await;
+    deleting.await.unwrap().unwrap();
+    assert!(control.snapshot().pool(&red).is_none());
+}

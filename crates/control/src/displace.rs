@@ -18,6 +18,7 @@ use crate::admission::Step;
 use crate::core::{Control, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::obstacle;
+use crate::workloads::priority_of;
 
 /// Time between two looks if nothing happens: time runs out without anybody saying so.
 const TICK: Duration = Duration::from_millis(500);
@@ -189,7 +190,7 @@ impl Control {
     async fn serve_held(&self) -> Result<()> {
         let snapshot = self.snapshot();
         let mut held: Vec<&Workload> = snapshot.workloads_held().map(|row| row.value()).collect();
-        let priority = |it: &Workload| crate::workloads::priority_of(&snapshot, it);
+        let priority = |it: &Workload| priority_of(&snapshot, it);
         held.sort_by_key(|it| {
             let since = it.hold.as_ref().map(|hold| hold.since);
             (std::cmp::Reverse(priority(it)), since, it.id.clone())
@@ -269,10 +270,18 @@ impl Control {
                 changed.left.insert(from.clone(), now());
                 changed.desired = DesiredState::Running;
                 changed.displaced.moved_at = Some(now());
-                let placed = self.place_anew(snapshot, &mut changed, seed)?;
+                let still = Expect::Revision(host.revision());
+                let placed = match self.place_anew(snapshot, &mut changed, seed) {
+                    Ok(placed) => placed,
+                    Err(full) => {
+                        let cleared = self.clear_or(snapshot, changed, row.revision(), full)?;
+                        let tx = cleared.tx.expect(Key::Host(from.clone()), still);
+                        return Ok((Some(Step { tx, ..cleared }), true));
+                    }
+                };
                 changed.placement = Some(format!("{why}; {placed}"));
                 let tx = Transaction::new()
-                    .expect(Key::Host(from.clone()), Expect::Revision(host.revision()))
+                    .expect(Key::Host(from.clone()), still)
                     .update(row.revision(), Object::Workload(changed.clone()));
                 let claim = Claim::of(&changed);
                 Ok((Some(Step::new(tx, id.clone(), claim)), true))
@@ -298,29 +307,19 @@ impl Control {
                 };
                 let mut changed = row.value().clone();
                 let waited = changed.hold.take().map(|hold| hold.reason);
-                self.check_room(snapshot, &changed)?;
-                let own = changed.host.clone().filter(|_| changed.run > 0);
-                let own = own.filter(|host| snapshot.host(host).is_some());
+                let waited = waited.unwrap_or_default();
+                let own = own_host(snapshot, &changed);
                 let stays = own.is_some() && obstacle(snapshot, &changed).is_some();
-                let placed = match own {
-                    Some(host) => {
-                        let there = self.place_there(snapshot, &mut changed, &host, seed);
-                        match there {
-                            Ok(text) => text,
-                            Err(error) if stays => return Err(error),
-                            Err(_) => {
-                                changed.host = None;
-                                changed.left.insert(host, now());
-                                self.place_anew(snapshot, &mut changed, seed)?
-                            }
-                        }
-                    }
-                    None => {
+                let placed = match self.place_again(snapshot, &mut changed, own.as_ref(), seed) {
+                    Ok(placed) => placed,
+                    Err(full) if stays => return Err(full),
+                    Err(full) => {
                         changed.host = None;
-                        self.place_anew(snapshot, &mut changed, seed)?
+                        changed.left.extend(own.map(|host| (host, now())));
+                        let cleared = self.clear_or(snapshot, changed, row.revision(), full)?;
+                        return Ok((Some(cleared), true));
                     }
                 };
-                let waited = waited.unwrap_or_default();
                 changed.placement = Some(format!("{placed} (it had waited: {waited})"));
                 self.find_addresses(snapshot, &mut changed)?;
                 let claim = Claim::of(&changed);
@@ -334,6 +333,46 @@ impl Control {
             tracing::info!(workload = %id, "there is room for it again");
         }
         Ok(())
+    }
+
+    /// A place for the next run of a held workload: on its own host, else, if it may move, on the best other one.
+    fn place_again(
+        &self,
+        snapshot: &Snapshot,
+        workload: &mut Workload,
+        own: Option<&HostId>,
+        seed: u64,
+    ) -> Result<String> {
+        self.check_room(snapshot, workload)?;
+        if let Some(host) = own {
+            match self.place_there(snapshot, workload, host, seed) {
+                Err(_) if obstacle(snapshot, workload).is_none() => {
+                    workload.left.insert(host.clone(), now());
+                }
+                there => return there,
+            }
+        }
+        workload.host = None;
+        self.place_anew(snapshot, workload, seed)
+    }
+
+    /// The commit of a start on a host that borrowers clear for it; `full`, why there is no room, if nobody has to.
+    fn clear_or(
+        &self,
+        snapshot: &Snapshot,
+        mut workload: Workload,
+        revision: Revision,
+        full: Error,
+    ) -> Result<Step> {
+        if full.kind != ErrorKind::Exhausted {
+            return Err(full);
+        }
+        // Whatever it was before, nothing of it runs that anybody would still count on.
+        if workload.run > 0 && !workload.status.phase.is_final() {
+            workload.status.phase = Phase::Exited;
+        }
+        let cleared = self.step_of_clearing(snapshot, workload, revision)?;
+        cleared.ok_or(full)
     }
 
     /// Room in its pools: said before hosts are looked at, because it is the clearer reason.
@@ -417,9 +456,8 @@ impl Control {
             } else if let Some(hold) = &mut changed.hold {
                 hold.kind = HoldKind::Queued;
                 hold.reason = "the host it was to start on cannot be used any more".into();
-                if changed.run == 0 {
-                    changed.host = None;
-                }
+                // Nothing of it was there.
+                changed.host = None;
             }
             Ok((
                 Some(Transaction::new().update(row.revision(), Object::Workload(changed))),
@@ -444,6 +482,12 @@ pub(crate) fn begin_run(workload: &mut Workload) {
 fn seed() -> Result<u64> {
     let seed = random()?;
     Ok(u64::from_le_bytes(seed[..8].try_into().unwrap_or_default()))
+}
+
+/// The host that a held workload was on, if it still is one.
+fn own_host(snapshot: &Snapshot, workload: &Workload) -> Option<HostId> {
+    let own = workload.host.clone().filter(|_| workload.run > 0);
+    own.filter(|host| snapshot.host(host).is_some())
 }
 
 fn is_moving(workload: &Workload) -> bool {

@@ -343,7 +343,7 @@ fn in_use(network: &Name, user: &str) -> Error {
 
 /// Whether a workload keeps a network from being removed.
 fn uses(workload: &Workload) -> bool {
-    workload.takes_room() || workload.status.phase.is_alive()
+    workload.keeps_claim() || workload.status.phase.is_alive()
 }
 
 fn connected(snapshot: &Snapshot, workload: &Workload, network: &NetworkId) -> Option<Name> {

@@ -486,7 +486,7 @@ impl Control {
             usage.workloads += 1;
             usage.running += u64::from(workload.status.phase.is_alive());
             usage.paused += u64::from(workload.status.phase == model::Phase::Paused);
-            if workload.takes_room() {
+            if workload.keeps_claim() {
                 usage.charged = usage.charged.plus(workload.spec.task.resources.charge());
             }
         }

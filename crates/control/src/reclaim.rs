@@ -3,19 +3,23 @@
 //! CPU needs nothing of this: weights give it back at once. For memory the division has lowered what borrowers may use
 //! (their pools' `memory.high` or soft limit) before anybody is asked to go; then who can move moves, and who cannot is parked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use model::{
-    Claim, GpuShare, Hold, HoldKind, Host, HostId, Object, PoolId, Timestamp, Workload, WorkloadId,
+    Charge, Claim, GpuShare, Hold, HoldKind, Host, HostId, Object, PoolId, Timestamp, Workload,
+    WorkloadId,
 };
 use plan::displace::{Asked, Lodger, Pressure};
-use store::{CommitError, Row, Snapshot, Transaction};
+use plan::pools::Ledger;
+use store::{CommitError, Revision, Row, Snapshot, Transaction};
 
+use crate::admission::Step;
 use crate::core::{Control, now};
 use crate::error::Result;
 use crate::events::Subject;
 use crate::loss::obstacle;
+use crate::networks::expecting_networks;
 use crate::workloads::{Circumstances, priority_of};
 
 /// Measurements over the line before anybody has to go: the first one lowers what borrowers may use, which lets the
@@ -61,18 +65,77 @@ impl Relief {
 }
 
 /// A host that others clear for a start.
-pub(crate) struct Cleared {
-    pub(crate) host: HostId,
-    pub(crate) gpus: Vec<GpuShare>,
+struct Cleared {
+    host: HostId,
+    gpus: Vec<GpuShare>,
     /// Their records, changed.
-    pub(crate) victims: Vec<Workload>,
+    victims: Vec<Workload>,
     /// For the one that starts.
-    pub(crate) sentence: String,
+    sentence: String,
+}
+
+/// Where a victim may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Going {
+    /// To another host, if it can.
+    Anywhere,
+    /// Nowhere: its pool's room is needed, which it would take there as well.
+    Nowhere,
 }
 
 impl Control {
+    /// The commit of a start that no host has room for, on one that others clear, `changed` being what starts, without a
+    /// host; `None`: it has no claim to that, or nobody can.
+    ///
+    /// # Errors
+    /// When there is no address left for it.
+    pub(crate) fn step_of_clearing(
+        &self,
+        snapshot: &Snapshot,
+        mut changed: Workload,
+        revision: Revision,
+    ) -> Result<Option<Step>> {
+        let mut starting = changed.clone();
+        starting.run += 1;
+        starting.hold = None;
+        let claim = Claim::of(&starting);
+        let Some(cleared) = self.clear_for(snapshot, &changed, &claim) else {
+            return Ok(None);
+        };
+        let placing = &self.inner.placing;
+        placing.claim_cleared(snapshot, &changed, (&cleared.host, &cleared.gpus));
+        self.find_addresses(snapshot, &mut changed)?;
+        let mut tx = expecting_networks(&changed);
+        let mut victims = BTreeSet::new();
+        let mut clears = Vec::new();
+        for victim in cleared.victims {
+            let at = snapshot.workload(&victim.id).map(|row| row.revision());
+            victims.insert(victim.id.clone());
+            if is_parked(&victim) {
+                clears.push(victim.id.clone());
+            }
+            tx = tx.update(at.unwrap_or_default(), Object::Workload(victim));
+        }
+        changed.host = Some(cleared.host);
+        changed.gpus = cleared.gpus;
+        changed.placement = Some(cleared.sentence.clone());
+        changed.hold = Some(Hold {
+            kind: HoldKind::Awaiting { victims },
+            reason: cleared.sentence,
+            since: now(),
+            not_before: now(),
+            grace_seconds: 0,
+        });
+        let (id, claim) = (changed.id.clone(), Claim::of(&changed));
+        let tx = tx.update(revision, Object::Workload(changed));
+        Ok(Some(Step {
+            clears,
+            ..Step::new(tx, id, claim)
+        }))
+    }
+
     /// Who has to make room for a start that no host has room for; `None`: it has no claim, or nobody can.
-    pub(crate) fn clear_for(
+    fn clear_for(
         &self,
         snapshot: &Snapshot,
         workload: &Workload,
@@ -100,12 +163,16 @@ impl Control {
             "pool {owner} takes back what it has reserved, for {} on host {name}",
             workload.name
         );
-        let victims: Vec<Workload> = room
-            .victims
-            .iter()
-            .filter_map(|id| snapshot.workload(id))
-            .map(|row| self.displaced(snapshot, &row, &reason))
-            .collect();
+        let changed = |going| -> Vec<Workload> {
+            let rows = room.victims.iter().filter_map(|id| snapshot.workload(id));
+            rows.map(|row| self.displaced(snapshot, &row, &reason, going))
+                .collect()
+        };
+        let mut victims = changed(Going::Anywhere);
+        // Who only moves gives back the host's room, not what its pool has borrowed.
+        if !self.with_ledger(|ledger| admits_after(ledger, claim, before, &victims))? {
+            victims = changed(Going::Nowhere);
+        }
         let who: Vec<String> = victims.iter().map(|it| of_pool(snapshot, it)).collect();
         Some(Cleared {
             host: room.host,
@@ -118,10 +185,19 @@ impl Control {
         })
     }
 
-    /// A victim's record: it moves if others like it keep serving and a host has room, else it is parked.
-    fn displaced(&self, snapshot: &Snapshot, row: &Row<'_, Workload>, reason: &str) -> Workload {
+    /// A victim's record: it moves if it was not moved just before, others like it keep serving and a host has room, else
+    /// it is parked.
+    fn displaced(
+        &self,
+        snapshot: &Snapshot,
+        row: &Row<'_, Workload>,
+        reason: &str,
+        going: Going,
+    ) -> Workload {
         let mut changed = row.value().clone();
-        let moves = obstacle(snapshot, &changed).is_none()
+        let moves = going == Going::Anywhere
+            && plan::displace::may_move(changed.displaced, now())
+            && obstacle(snapshot, &changed).is_none()
             && has_replicas(snapshot, &changed)
             && self.fits_elsewhere(snapshot, &changed);
         let (displaced, until) = plan::displace::pause(changed.displaced, now());
@@ -191,7 +267,7 @@ impl Control {
             let Some(row) = snapshot.workload(id) else {
                 continue;
             };
-            let changed = self.displaced(snapshot, &row, &reason);
+            let changed = self.displaced(snapshot, &row, &reason, Going::Anywhere);
             let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
             match self.commit(&grant, tx).await {
                 Ok(_) => self.say_reclaimed(snapshot, &row, &owners),
@@ -225,6 +301,24 @@ impl Control {
             );
         }
     }
+}
+
+/// Whether a claim is admitted once those victims that are parked have gone.
+fn admits_after(ledger: &Ledger, claim: &Claim, before: Charge, victims: &[Workload]) -> bool {
+    let parked = || victims.iter().filter(|it| is_parked(it));
+    if parked().next().is_none() {
+        return ledger.admit(&claim.pool, before, claim.charge).is_ok();
+    }
+    let mut after = ledger.clone();
+    for victim in parked() {
+        after.set(&victim.id, None);
+    }
+    after.admit(&claim.pool, before, claim.charge).is_ok()
+}
+
+fn is_parked(workload: &Workload) -> bool {
+    let hold = workload.hold.as_ref();
+    hold.is_some_and(|hold| hold.kind == HoldKind::Parked)
 }
 
 /// What could be asked to go from a host: it runs there, and is not on its way already.

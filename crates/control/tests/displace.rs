@@ -5,14 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use control::pools::PoolCreate;
+use control::pools::{PoolCreate, PoolUpdate};
 use control::testing::{RawHost, TestHost};
 use control::whatif::{Assumption, Fate, LineKind};
 use control::workloads::{StartOptions, StopOptions};
 use control::{Caller, Control, ControlConfig};
 use model::division::Division;
+use model::rule::Rule;
 use model::{
-    DesiredState, HoldKind, HostPool, MemoryBytes, Name, Object, Phase, PoolId, PoolUsage,
+    DesiredState, Hold, HoldKind, HostPool, MemoryBytes, Name, Object, Phase, PoolId, PoolUsage,
     Workload, WorkloadId, WorkloadSpec,
 };
 use serde_json::{Value, json};
@@ -667,4 +668,180 @@ async fn a_smaller_limit_is_shown_before_it_is_set() {
         (line.pool.as_str(), line.what, line.amount),
         ("red", LineKind::AboveLimit, GIB)
     );
+}
+
+/// A specification that prefers a host.
+fn near(host: &str, mut more: Value) -> Value {
+    let rule = Rule::parse(&format!("node==~{host}")).unwrap();
+    more["placement"]["hosts"] = json!([rule.about_hosts()]);
+    more
+}
+
+async fn hold(control: &Control, id: &WorkloadId, kind: HoldKind) {
+    let edit = |workload: &mut Workload| {
+        workload.hold = Some(Hold {
+            kind: kind.clone(),
+            reason: "for a test".into(),
+            since: control::now(),
+            not_before: control::now(),
+            grace_seconds: 1,
+        });
+    };
+    control.test_workload_edit(id, edit).await.unwrap();
+}
+
+/// Begins a start that has to wait for others.
+fn starting(
+    control: &Control,
+    pool: &PoolId,
+    id: &WorkloadId,
+) -> tokio::task::JoinHandle<Result<(), control::Error>> {
+    let (control, pool, id) = (control.clone(), pool.clone(), id.clone());
+    tokio::spawn(async move {
+        let options = StartOptions::default();
+        let started = control.workload_start(&admin(), &pool, &id, options).await;
+        started.map(drop)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_between_two_hosts_keeps_its_pools_room() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 2).await;
+    let limit = json!({"memory": {"limit": {"absolute": 3 * GIB}}});
+    let red = pool(&control, "red", limit).await;
+    let moves = started(&control, &red, "moves", 2, always()).await;
+    let other = made(&control, &red, "other", 2, json!({})).await;
+    let from = get(&control, &moves).host;
+    hold(&control, &moves, HoldKind::Moving).await;
+    while get(&control, &moves).may_be_alive() {
+        tokio::time::sleep(Duration::from_millis(10)).await; // tidy: sleep: pause of a poll loop
+    }
+    let refused = control
+        .workload_start(&admin(), &red, &other, StartOptions::default())
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message.contains("pool red has not enough memory"),
+        "{}",
+        refused.message
+    );
+    until(&control, "it arrives", |control| runs(control, &moves)).await;
+    assert_ne!(get(&control, &moves).host, from);
+    assert_eq!(control.audit_ledger(), 0);
+}
+
+/// Two hosts that replicas of a borrower fill so far that an owner's start needs one of their places; what becomes of
+/// the one that goes.
+async fn victim_of_two(edit: impl Fn(&mut Workload)) -> HoldKind {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 2).await;
+    let owner = pool(&control, "owner", reserve(5)).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    let replica = json!({"placement": {"spread": "r"}, "restart": {"policy": "always"}});
+    let mut replicas = Vec::new();
+    for name in ["r1", "r2"] {
+        replicas.push(started(&control, &borrower, name, 3, replica.clone()).await);
+        let filler = json!({"placement": {"spread": "f"}});
+        started(&control, &borrower, &format!("f-{name}"), 1, filler).await;
+    }
+    for id in &replicas {
+        control.test_workload_edit(id, &edit).await.unwrap();
+    }
+    let mine = made(&control, &owner, "mine", 5, json!({})).await;
+    let starting = starting(&control, &owner, &mine);
+    let held = |control: &Control| replicas.iter().find_map(|id| get(control, id).hold);
+    while held(&control).is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await; // tidy: sleep: pause of a poll loop
+    }
+    let kind = held(&control).unwrap().kind;
+    until(&control, "the owner runs", |control| runs(control, &mine)).await;
+    starting.await.unwrap().unwrap();
+    kind
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_moved_just_before_is_parked_instead_of_being_moved_again() {
+    assert_eq!(victim_of_two(|_| {}).await, HoldKind::Moving);
+    let moved = |workload: &mut Workload| workload.displaced.moved_at = Some(control::now());
+    assert_eq!(victim_of_two(moved).await, HoldKind::Parked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_borrower_is_parked_if_its_pools_room_is_needed_and_not_only_its_hosts() {
+    let control = Control::for_tests().await.unwrap();
+    let all = hosts(&control, 2).await;
+    // More may be placed there than counts for pools.
+    control
+        .test_host_edit(&all[1].id, |host| host.overcommit.memory_percent = 300)
+        .await
+        .unwrap();
+    let owner = pool(&control, "owner", reserve(5)).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    let replica = json!({"placement": {"spread": "r"}, "restart": {"policy": "always"}});
+    let mut replicas = Vec::new();
+    for name in ["h1", "h2"] {
+        let near = near(name, replica.clone());
+        replicas.push(started(&control, &borrower, name, 6, near).await);
+    }
+    let rule = Rule::parse("node==h1").unwrap().about_hosts();
+    let here = json!({ "placement": { "hosts": [rule] } });
+    let mine = made(&control, &owner, "mine", 5, here).await;
+    let starting = starting(&control, &owner, &mine);
+    until(&control, "the owner runs", |control| runs(control, &mine)).await;
+    starting.await.unwrap().unwrap();
+    let hold = get(&control, &replicas[0]).hold.unwrap();
+    assert_eq!(hold.kind, HoldKind::Parked);
+    assert_eq!(control.audit_ledger(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_and_comes_to_be_inside_a_reservation_makes_borrowers_go() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let owner = pool(&control, "owner", json!({})).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    let hog = started(&control, &borrower, "hog", 6, json!({})).await;
+    let mine = made(&control, &owner, "mine", 3, json!({})).await;
+    let queue = StartOptions { queue: true };
+    let queued = control.workload_start(&admin(), &owner, &mine, queue).await;
+    queued.unwrap();
+    for _ in 0..20 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    assert!(runs(&control, &hog), "nothing is reserved");
+    let update = PoolUpdate {
+        slice: Some(serde_json::from_value(reserve(4)).unwrap()),
+        ..PoolUpdate::default()
+    };
+    control
+        .pool_update(&admin(), "owner", update)
+        .await
+        .unwrap();
+    until(&control, "it runs", |control| runs(control, &mine)).await;
+    assert_eq!(get(&control, &hog).hold.unwrap().kind, HoldKind::Parked);
+    assert_eq!(control.audit_ledger(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_inside_a_reservation_makes_borrowers_go_elsewhere() {
+    let control = Control::for_tests().await.unwrap();
+    let mut all = hosts(&control, 2).await;
+    tokio::time::sleep(Duration::from_secs(60)).await; // tidy: sleep: the paused clock goes on by it
+    let owner = pool(&control, "owner", reserve(4)).await;
+    let borrower = pool(&control, "borrower", json!({})).await;
+    let mine = started(&control, &owner, "mine", 3, near("h1", always())).await;
+    let hog = started(&control, &borrower, "hog", 6, near("h2", json!({}))).await;
+    assert_eq!(cut(&control, &mut all, &mine).await, "h1");
+    until(&control, "it runs elsewhere", |control| {
+        runs(control, &mine) && host_name(control, &get(control, &mine)) == "h2"
+    })
+    .await;
+    let row = get(&control, &mine);
+    assert_eq!(row.run, 2);
+    let why = row.placement.unwrap();
+    assert!(why.contains("hog of pool borrower make room"), "{why}");
+    assert_eq!(get(&control, &hog).hold.unwrap().kind, HoldKind::Parked);
+    assert_eq!(control.audit_ledger(), 0);
 }

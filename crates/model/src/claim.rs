@@ -90,8 +90,8 @@ impl Charge {
         }
     }
 
-    /// What a workload is charged now: as a record from its creation to its removal, its requests while it runs or is
-    /// to run.
+    /// What a workload is charged now: as a record from its creation to its removal, its requests while it runs, is to
+    /// run, or is between two hosts.
     #[must_use]
     pub fn of(workload: &Workload) -> Self {
         let mut charge = Self::NONE;
@@ -99,7 +99,7 @@ impl Charge {
             charge[QuotaKey::Counted(Counted::Workloads)] = 1;
             charge[QuotaKey::Counted(Counted::PublishedPorts)] = published(&workload.spec);
         }
-        if workload.takes_room() {
+        if workload.keeps_claim() {
             let request = workload.spec.task.resources.charge();
             charge[QuotaKey::Resource(Resource::Cpu)] = request.cpu.0;
             charge[QuotaKey::Resource(Resource::Memory)] = request.memory.0;

@@ -55,7 +55,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Whether it counts as a load of its host and a charge of its pool: it runs, or is to run.
+    /// Whether it counts as a load of its host: it runs, or is to run.
     #[must_use]
     pub fn takes_room(&self) -> bool {
         match (self.desired, self.hold.as_ref().map(|hold| &hold.kind)) {
@@ -74,6 +74,18 @@ impl Workload {
         }
     }
 
+    /// Whether its pool is charged what it asks for: it takes room, or it moves. Between its end on one host and its
+    /// start on another it keeps its claim, so that nobody else takes its pool's room meanwhile.
+    #[must_use]
+    pub fn keeps_claim(&self) -> bool {
+        let wanted = matches!(self.desired, DesiredState::Running | DesiredState::Paused);
+        let moves = self
+            .hold
+            .as_ref()
+            .is_some_and(|hold| hold.kind == HoldKind::Moving);
+        self.takes_room() || (wanted && moves)
+    }
+
     /// What is wanted of it on its host, its hold taken into account.
     #[must_use]
     pub fn wanted_on_host(&self) -> DesiredState {
@@ -81,6 +93,14 @@ impl Workload {
             (DesiredState::Running | DesiredState::Paused, Some(_)) if self.run == 0 => {
                 DesiredState::Created
             }
+            // The host that others clear for it has nothing of it yet.
+            (
+                DesiredState::Running | DesiredState::Paused,
+                Some(Hold {
+                    kind: HoldKind::Awaiting { .. },
+                    ..
+                }),
+            ) => DesiredState::Created,
             (DesiredState::Running | DesiredState::Paused, Some(hold)) => DesiredState::Stopped {
                 grace_seconds: Some(hold.grace_seconds),
                 signal: None,

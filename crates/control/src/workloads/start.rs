@@ -160,7 +160,6 @@ impl Control {
         revision: Revision,
         seed: u64,
     ) -> Result<Step> {
-        let id = before.id.clone();
         let mut changed = before;
         changed.desired = DesiredState::Running;
         changed.hold = None;
@@ -171,7 +170,7 @@ impl Control {
             Ok(()) => {
                 self.find_addresses(snapshot, &mut starting)?;
                 let tx = expecting_networks(&starting).update(revision, Object::Workload(starting));
-                return Ok(Step::new(tx, id, claim));
+                return Ok(Step::new(tx, changed.id, claim));
             }
             Err(why) => why,
         };
@@ -180,37 +179,9 @@ impl Control {
         if why.kind != ErrorKind::Exhausted || placed.is_some() {
             return Err(why);
         }
-        let Some(cleared) = self.clear_for(snapshot, &changed, &claim) else {
-            return Err(why);
-        };
-        let placing = &self.inner.placing;
-        placing.claim_cleared(snapshot, &changed, (&cleared.host, &cleared.gpus));
-        self.find_addresses(snapshot, &mut changed)?;
-        let mut tx = expecting_networks(&changed);
-        let mut clears = Vec::new();
-        for victim in cleared.victims {
-            let at = snapshot.workload(&victim.id).map(|row| row.revision());
-            clears.push(victim.id.clone());
-            tx = tx.update(at.unwrap_or_default(), Object::Workload(victim));
-        }
-        changed.host = Some(cleared.host);
-        changed.gpus = cleared.gpus;
-        changed.placement = Some(cleared.sentence.clone());
-        changed.hold = Some(Hold {
-            kind: HoldKind::Awaiting {
-                victims: clears.iter().cloned().collect(),
-            },
-            reason: cleared.sentence,
-            since: now(),
-            not_before: now(),
-            grace_seconds: 0,
-        });
-        let claim = Claim::of(&changed);
-        let tx = tx.update(revision, Object::Workload(changed));
-        Ok(Step {
-            clears,
-            ..Step::new(tx, id, claim)
-        })
+        changed.host = None;
+        let step = self.step_of_clearing(snapshot, changed, revision)?;
+        step.ok_or(why)
     }
 
     /// Room in its pools, and a host. What a pool ran out of is said first; if it is all hosts together, the report on each

@@ -20,7 +20,7 @@ use model::{HostId, Timestamp, Workload, WorkloadId};
 
 pub use begin::{Begin, begin};
 pub use line::{Pressure, relieve};
-pub use pause::{GRACE_SECONDS_MAX, grace_seconds, healthy_since, pause};
+pub use pause::{GRACE_SECONDS_MAX, grace_seconds, healthy_since, may_move, pause};
 pub use room::{Asked, Room, VICTIMS_MAX, is_reserved, make_room};
 
 /// A workload that takes room on a host, as a possible victim.

@@ -1,4 +1,4 @@
-//! How long who was parked waits, and how long it may take to end.
+//! How long who was parked waits, who was moved stays, and how long it may take to end.
 
 use model::{Displaced, Timestamp, Workload};
 
@@ -44,6 +44,18 @@ pub fn healthy_since(before: Displaced, now: Timestamp) -> bool {
     before
         .parked_at
         .is_none_or(|at| at.plus_millis(HEALTHY_MS) <= now)
+}
+
+/// Who was moved so long ago may be moved again to make room for others: until then its new place is to be of use, and
+/// moves cannot go in circles.
+const MOVED_MS: i64 = 5 * 60 * 1000;
+
+/// Whether a workload may be moved to make room, by when it was moved last.
+#[must_use]
+pub fn may_move(before: Displaced, now: Timestamp) -> bool {
+    before
+        .moved_at
+        .is_none_or(|at| at.plus_millis(MOVED_MS) <= now)
 }
 
 /// How long a victim may take to end after its stop signal, in seconds: its own time, but no more than

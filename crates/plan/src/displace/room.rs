@@ -225,21 +225,21 @@ impl Clearing<'_, '_> {
     }
 }
 
-/// Whether some of what one more claim of a pool asks for is covered by a reservation of its own or of a pool above it:
-/// only then can anybody have to make room for it.
+/// Whether some of what a claim of a pool asks for is covered by a reservation of its own or of a pool above it: only
+/// then can anybody have to make room for it. What it is charged already counts as asked for.
 #[must_use]
 pub fn is_reserved(ledger: &Ledger, claim: &Claim, before: Charge) -> bool {
     let Some(at) = node(ledger.tree(), &claim.pool) else {
         return false;
     };
-    let more = claim.charge.minus(before);
     Resource::ALL.into_iter().any(|resource| {
         let key = QuotaKey::Resource(resource);
         let tree = ledger.tree();
-        more[key] > 0
+        claim.charge[key] > 0
             && tree.upwards(at).any(|at| {
+                let others = ledger.book(at).sum[key].saturating_sub(before[key]);
                 tree.nodes[at].pool.is_some()
-                    && ledger.book(at).sum[key].saturating_add(more[key])
+                    && others.saturating_add(claim.charge[key])
                         <= tree.nodes[at].line(resource).reservation
             })
     })

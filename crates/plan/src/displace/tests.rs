@@ -9,7 +9,7 @@ use model::{
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Asked, Lodger, Pressure, Room, grace_seconds, make_room, pause, relieve};
+use super::{Asked, Lodger, Pressure, Room, grace_seconds, make_room, may_move, pause, relieve};
 use crate::place::Cluster;
 use crate::place::tests as placing;
 use crate::pools::testing::{pool, pool_id, slice};
@@ -275,6 +275,16 @@ fn pauses_grow_until_a_workload_was_healthy() {
     assert_eq!(waits.last(), Some(&600_000));
     let (_, until) = pause(displaced, Timestamp(minute * 60));
     assert_eq!(until.millis() - minute * 60, 10_000);
+}
+
+#[test]
+fn who_was_moved_stays_for_a_while() {
+    let mut displaced = Displaced::default();
+    assert!(may_move(displaced, Timestamp(0)));
+    displaced.moved_at = Some(Timestamp(1000));
+    assert!(!may_move(displaced, Timestamp(1000)));
+    assert!(!may_move(displaced, Timestamp(300_999)));
+    assert!(may_move(displaced, Timestamp(301_000)));
 }
 
 #[test]

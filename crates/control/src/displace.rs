@@ -18,6 +18,7 @@ use crate::admission::Step;
 use crate::core::{Control, now, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::obstacle;
+use crate::maintenance::Outlook;
 use crate::workloads::priority_of;
 
 /// Time between two looks if nothing happens: time runs out without anybody saying so.
@@ -131,11 +132,15 @@ impl Control {
     /// Lets what can move leave hosts in maintenance.
     async fn empty_drained(&self) -> Result<()> {
         let snapshot = self.snapshot();
+        let mut rehearsal = None;
         for host in snapshot.hosts().filter(|host| host.drain.is_some()) {
             let there = || snapshot.workloads_on(&host.value().id);
             let leaving = there().filter(|it| is_moving(it)).count();
             let mut left = LEAVING_MAX.saturating_sub(leaving);
-            for row in there().filter(|it| it.hold.is_none() && it.takes_room()) {
+            let mut order: Vec<&Workload> = there().map(|row| row.value()).collect();
+            plan::loss::order(&mut order, |it| priority_of(&snapshot, it));
+            let order = order.into_iter().filter_map(|it| snapshot.workload(&it.id));
+            for row in order.filter(|it| it.hold.is_none() && it.takes_room()) {
                 if !matches!(row.desired, DesiredState::Running | DesiredState::Paused) {
                     continue;
                 }
@@ -146,11 +151,15 @@ impl Control {
                         self.hold(&row, HoldKind::Parked, reason).await?;
                     }
                     Some(_) => {}
-                    None if left > 0 && self.fits_elsewhere(&snapshot, &row) => {
-                        self.hold(&row, HoldKind::Moving, reason).await?;
-                        left -= 1;
+                    // Whoever shares a namespace follows when the other one has arrived.
+                    None if left == 0 || shares_here(&snapshot, &row) => {}
+                    None => {
+                        let rehearsal = rehearsal.get_or_insert_with(|| self.rehearsal(&snapshot));
+                        if let Outlook::Moves(_) = rehearsal.leave(&snapshot, &row) {
+                            self.hold(&row, HoldKind::Moving, reason).await?;
+                            left -= 1;
+                        }
                     }
-                    None => {}
                 }
             }
         }
@@ -482,6 +491,12 @@ pub(crate) fn begin_run(workload: &mut Workload) {
 fn seed() -> Result<u64> {
     let seed = random()?;
     Ok(u64::from_le_bytes(seed[..8].try_into().unwrap_or_default()))
+}
+
+/// Whether a workload shares the network namespace of one that is on the same host.
+fn shares_here(snapshot: &Snapshot, workload: &Workload) -> bool {
+    let with = plan::loss::shares_with(&workload.spec).and_then(|id| snapshot.workload(id));
+    with.is_some_and(|with| with.host == workload.host)
 }
 
 /// The host that a held workload was on, if it still is one.

@@ -21,6 +21,7 @@ use crate::core::{Control, now};
 use crate::displace::Away;
 use crate::error::{ErrorKind, Result};
 use crate::events::Subject;
+use crate::workloads::priority_of;
 
 /// Beyond the installation's time, hosts that this server has never seen with a link have so long to come back after it
 /// was started: they dial again with pauses of some seconds, and a restart of a server must not move anything.
@@ -154,7 +155,7 @@ impl Control {
                 .filter(|it| self.inner.displacing.is_due(&snapshot, &it.id))
                 .filter(|it| is_wanted(it) && obstacle(&snapshot, it).is_none())
                 .collect();
-            plan::loss::order(&mut movable);
+            plan::loss::order(&mut movable, |it| priority_of(&snapshot, it));
             let name = snapshot.host(host).map(|it| it.name.to_string());
             let name = name.unwrap_or_default();
             for workload in movable {

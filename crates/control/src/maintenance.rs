@@ -19,7 +19,7 @@ use crate::core::{Control, now};
 use crate::error::{Error, Result};
 use crate::hosts::find;
 use crate::kept::Kept;
-use crate::workloads::Circumstances;
+use crate::workloads::{Circumstances, priority_of};
 
 /// Labels of a host: as many as it may join with.
 const LABELS_MAX: usize = 256;
@@ -332,18 +332,68 @@ impl Control {
         if movable.is_empty() {
             return found;
         }
-        plan::loss::order(&mut movable);
-        let mut cluster = self.inner.placing.cluster(snapshot);
-        cluster.host_put(&Host {
+        plan::loss::order(&mut movable, |it| priority_of(snapshot, it));
+        let mut rehearsal = self.rehearsal(snapshot);
+        rehearsal.cluster.host_put(&Host {
             cordoned: true,
             ..host.clone()
         });
-        let mut moved = HashMap::new();
         for workload in movable {
-            let outlook = rehearse(snapshot, &mut cluster, &mut moved, workload);
+            let outlook = rehearsal.leave(snapshot, workload);
             found.insert(workload.id.clone(), outlook);
         }
         found
+    }
+
+    /// Moves that are thought through, those that are under way first: they have no place yet.
+    pub(crate) fn rehearsal(&self, snapshot: &Snapshot) -> Rehearsal {
+        let mut rehearsal = Rehearsal {
+            cluster: self.inner.placing.cluster(snapshot),
+            moved: HashMap::new(),
+        };
+        for row in snapshot.workloads_held() {
+            let hold = row.hold.as_ref().map(|hold| &hold.kind);
+            if hold == Some(&HoldKind::Moving) && row.keeps_claim() {
+                rehearsal.leave(snapshot, &row);
+            }
+        }
+        rehearsal
+    }
+}
+
+/// Moves that are thought through, one after the other, on a cluster of its own; nothing is changed by it.
+pub(crate) struct Rehearsal {
+    cluster: Cluster,
+    moved: HashMap<WorkloadId, HostId>,
+}
+
+impl Rehearsal {
+    /// Finds a place for a workload that leaves its host, and takes it there in thought.
+    pub(crate) fn leave(&mut self, snapshot: &Snapshot, workload: &Workload) -> Outlook {
+        let mut away = workload.clone();
+        if let Some(host) = away.host.take() {
+            away.left.insert(host, now());
+        }
+        let circumstances = Circumstances::of(snapshot, &away);
+        self.cluster.workload_remove(&workload.id);
+        let mut wanted = circumstances.wanted(&away, 0);
+        // Whoever shares a namespace follows the one it shares it with.
+        let with = plan::loss::shares_with(&workload.spec);
+        wanted.pinned = with.and_then(|id| self.moved.get(id)).or(wanted.pinned);
+        let placement = plan::place::place(&self.cluster, wanted);
+        let Some(host) = placement.host else {
+            self.cluster.workload_put(workload);
+            return Outlook::Waits(placement.refusal);
+        };
+        self.cluster.workload_put(&Workload {
+            host: Some(host.clone()),
+            gpus: placement.gpus,
+            hold: None,
+            run: workload.run + 1,
+            ..workload.clone()
+        });
+        self.moved.insert(workload.id.clone(), host.clone());
+        Outlook::Moves(host)
     }
 }
 
@@ -366,33 +416,6 @@ fn settled(snapshot: &Snapshot, workload: &Workload) -> Option<Outlook> {
             crate::loss::obstacle(snapshot, workload).map(Outlook::Stays)
         }
     }
-}
-
-/// Finds a place for a workload in a cluster that is thought up, and takes it there.
-fn rehearse(
-    snapshot: &Snapshot,
-    cluster: &mut Cluster,
-    moved: &mut HashMap<WorkloadId, HostId>,
-    workload: &Workload,
-) -> Outlook {
-    let circumstances = Circumstances::of(snapshot, workload);
-    cluster.workload_remove(&workload.id);
-    let mut wanted = circumstances.wanted(workload, 0);
-    // Whoever shares a namespace follows the one it shares it with.
-    let with = plan::loss::shares_with(&workload.spec);
-    wanted.pinned = with.and_then(|id| moved.get(id)).or(wanted.pinned);
-    let placement = plan::place::place(cluster, wanted);
-    let Some(host) = placement.host else {
-        cluster.workload_put(workload);
-        return Outlook::Waits(placement.refusal);
-    };
-    cluster.workload_put(&Workload {
-        host: Some(host.clone()),
-        gpus: placement.gpus,
-        ..workload.clone()
-    });
-    moved.insert(workload.id.clone(), host.clone());
-    Outlook::Moves(host)
 }
 
 /// How a host is, in one word.

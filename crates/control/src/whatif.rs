@@ -177,7 +177,7 @@ impl Thought<'_> {
             .filter(|it| matches!(it.desired, DesiredState::Running | DesiredState::Paused))
             .filter(|it| it.takes_room())
             .collect();
-        plan::loss::order(&mut there);
+        plan::loss::order(&mut there, |it| priority_of(snapshot, it));
         let hosts: Vec<_> = snapshot.hosts().filter(|it| it.id != host.id).collect();
         let tree = crate::admission::tree_with_hosts(snapshot, hosts.iter().map(|row| row.value()));
         self.ledger.set_tree(tree);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use control::maintenance::{DrainOptions, Outlook};
 use control::pools::{PoolCreate, PoolUpdate};
 use control::testing::{RawHost, TestHost};
 use control::whatif::{Assumption, Fate, LineKind};
@@ -796,6 +797,29 @@ async fn a_borrower_is_parked_if_its_pools_room_is_needed_and_not_only_its_hosts
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leaves_a_host_first_is_said_by_its_priority_or_its_pools() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 2).await;
+    let red = pool(&control, "red", json!({})).await;
+    let gold = pool(&control, "gold", json!({"priority": 5})).await;
+    let near = |more| near("h1", more);
+    let mut plain = Vec::new();
+    for number in 0..5 {
+        plain.push(started(&control, &red, &format!("w{number}"), 1, near(always())).await);
+    }
+    let golden = started(&control, &gold, "golden", 1, near(always())).await;
+    let own = json!({"restart": {"policy": "always"}, "priority": 9});
+    let own = started(&control, &red, "own", 1, near(own)).await;
+    let options = DrainOptions::default();
+    control.host_drain(&admin(), "h1", options).await.unwrap();
+    control.keep_placed_once().await.unwrap();
+    let leaves = |id: &WorkloadId| get(&control, id).hold.is_some();
+    assert!(leaves(&own) && leaves(&golden));
+    assert!(leaves(&plain[0]) && leaves(&plain[1]), "then the older");
+    assert!(!plain[2..].iter().any(leaves), "four at once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_and_comes_to_be_inside_a_reservation_makes_borrowers_go() {
     let control = Control::for_tests().await.unwrap();
     let _all = hosts(&control, 1).await;
@@ -844,4 +868,49 @@ async fn what_was_lost_inside_a_reservation_makes_borrowers_go_elsewhere() {
     assert!(why.contains("hog of pool borrower make room"), "{why}");
     assert_eq!(get(&control, &hog).hold.unwrap().kind, HoldKind::Parked);
     assert_eq!(control.audit_ledger(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_foretold_of_a_drain_is_what_happens() {
+    let control = Control::for_tests().await.unwrap();
+    let all = hosts(&control, 3).await;
+    let red = pool(&control, "red", json!({})).await;
+    let gold = pool(&control, "gold", json!({"priority": 1})).await;
+    // 0.6 GiB are free on h2, 2.6 on h3.
+    for (name, gib) in [("h2", 7), ("h3", 5)] {
+        started(&control, &red, name, gib, near(name, json!({}))).await;
+    }
+    started(&control, &red, "waits", 2, near("h1", always())).await;
+    started(&control, &gold, "moves", 2, near("h1", always())).await;
+    started(&control, &red, "stays", 1, near("h1", json!({}))).await;
+    let outlook = control.host_outlook(&admin(), "h1", false).unwrap();
+    let fates: BTreeMap<String, Outlook> = outlook
+        .workloads
+        .into_iter()
+        .map(|it| (it.workload.name.to_string(), it.outlook))
+        .collect();
+    assert_eq!(fates["moves"], Outlook::Moves(all[2].id.clone()));
+    assert!(matches!(fates["waits"], Outlook::Waits(_)), "{fates:?}");
+    assert!(matches!(fates["stays"], Outlook::Stays(_)), "{fates:?}");
+    let options = DrainOptions::default();
+    control.host_drain(&admin(), "h1", options).await.unwrap();
+    let by_name = |control: &Control, name: &str| {
+        let snapshot = control.snapshot();
+        let row = snapshot.workloads().find(|row| row.name.as_str() == name);
+        row.unwrap().value().clone()
+    };
+    until(&control, "it moved", |control| {
+        host_name(control, &by_name(control, "moves")) == "h3"
+    })
+    .await;
+    for _ in 0..30 {
+        control.keep_placed_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await; // tidy: sleep: the paused clock goes on by it
+    }
+    assert!(runs(&control, &by_name(&control, "moves").id));
+    for name in ["waits", "stays"] {
+        let row = by_name(&control, name);
+        assert_eq!((host_name(&control, &row).as_str(), row.run), ("h1", 1));
+        assert!(runs(&control, &row.id), "{name}");
+    }
 }

@@ -63,14 +63,13 @@ pub fn shares_with(spec: &WorkloadSpec) -> Option<&WorkloadId> {
     }
 }
 
-/// In which order workloads of a host are started elsewhere: those that share a namespace after the one they share it
-/// with, the more important first, then the older.
-pub fn order(workloads: &mut [&Workload]) {
-    workloads.sort_by_key(|it| {
-        let priority = it.spec.priority.unwrap_or_default();
+/// In which order workloads leave a host, or are started elsewhere: those that share a namespace after the one they
+/// share it with, the more important first, then the older. `priority` is what counts for one, its own or its pool's.
+pub fn order(workloads: &mut [&Workload], priority: impl Fn(&Workload) -> i32) {
+    workloads.sort_by_cached_key(|it| {
         (
             shares_with(&it.spec).is_some(),
-            std::cmp::Reverse(priority),
+            std::cmp::Reverse(priority(it)),
             it.created_at,
             it.id.clone(),
         )

@@ -16,6 +16,7 @@ mod hostile_images;
 mod images;
 mod isolation;
 mod limits;
+mod maintenance;
 mod pools;
 mod probes;
 mod reclaim;

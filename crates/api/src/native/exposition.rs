@@ -151,6 +151,16 @@ fn hosts(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()>
             Vec::new(),
         ),
         (
+            "plimsoll_host_in_maintenance",
+            "Whether a host is to be empty.",
+            Vec::new(),
+        ),
+        (
+            "plimsoll_host_lost",
+            "Whether a host has been silent for so long that what may run elsewhere is started there.",
+            Vec::new(),
+        ),
+        (
             "plimsoll_host_cpu_millis",
             "CPU of a host, thousandths of a core.",
             Vec::new(),
@@ -160,14 +170,29 @@ fn hosts(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()>
             "Memory of a host.",
             Vec::new(),
         ),
+        (
+            "plimsoll_host_requested_cpu_millis",
+            "CPU that workloads ask for on a host, thousandths of a core.",
+            Vec::new(),
+        ),
+        (
+            "plimsoll_host_requested_memory_bytes",
+            "Memory that workloads ask for on a host.",
+            Vec::new(),
+        ),
     ];
     for host in &hosts {
         let capacity = host.status.facts.capacity;
+        let requested = control.host_load(&host.id).requested;
         let values = [
             u64::from(host.status.connected),
             u64::from(host.cordoned),
+            u64::from(host.drain.is_some()),
+            u64::from(host.status.lost_at.is_some()),
             capacity.cpu.0,
             capacity.memory.0,
+            requested.cpu.0,
+            requested.memory.0,
         ];
         for ((_, _, samples), value) in gauges.iter_mut().zip(values) {
             samples.push((vec![("host", host.name.as_str())], value));
@@ -176,6 +201,10 @@ fn hosts(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()>
     for (name, help, samples) in &gauges {
         out.family(name, "gauge", help, samples);
     }
+    copies(out, control, caller)
+}
+
+fn copies(out: &mut Exposition, control: &Control, caller: &Caller) -> Result<()> {
     let lacking = u64::try_from(control.images_lacking_copies(caller)?).unwrap_or(u64::MAX);
     out.family(
         "plimsoll_images_lacking_copies",

@@ -198,7 +198,8 @@ impl Progress {
             (None, Fate::Idle) => None,
             (Some(_), Fate::Idle) => {
                 self.stopped += 1;
-                Some("stopped".to_owned())
+                let reason = it.reason.as_deref().unwrap_or_default();
+                Some(format!("stopped: {reason}"))
             }
             (_, Fate::Moved) => {
                 self.moved += 1;

@@ -287,6 +287,14 @@ async fn metrics_are_prometheus_text() {
         text.contains("plimsoll_images_lacking_copies 0\n"),
         "{text}"
     );
+    for (gauge, value) in [
+        ("in_maintenance", 0),
+        ("lost", 0),
+        ("requested_cpu_millis", 10),
+    ] {
+        let line = format!("plimsoll_host_{gauge}{{host=\"host-1\"}} {value}\n");
+        assert!(text.contains(&line), "no {line}: {text}");
+    }
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (_, value) = line.rsplit_once(' ').unwrap();
         assert!(value.parse::<f64>().is_ok(), "{line}");

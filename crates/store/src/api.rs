@@ -17,7 +17,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Commits `tx` if its expectations hold, and answers with its revision once it is durable.
     ///
-    /// Afterwards [`Store::snapshot`] contains it. A caller that gives up waiting does not undo the transaction.
+    /// Afterwards [`Store::snapshot`] contains it, or, after a conflict, what it lost to: as far as that can be had within a
+    /// moment, so that who decides again decides on news. A caller that gives up waiting does not undo the transaction.
     ///
     /// # Errors
     /// When an expectation does not hold or the backend refuses; see [`CommitError`]. Unless it says that the outcome

@@ -6,6 +6,7 @@ use etcd_client::{TxnOpResponse, TxnResponse};
 
 use super::Shared;
 use super::client::CallError;
+use super::confirm;
 use super::keys::Mark;
 use super::plan::{Plan, ask_holder, plan};
 use crate::prepare::Prepared;
@@ -13,6 +14,10 @@ use crate::{CommitError, Expect, Revision, Snapshot};
 
 /// How long a commit may take in all: a member dies, the others elect, the client notices, once over.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the answer to a commit that lost waits for the snapshot to hold what it lost to: the watch is milliseconds
+/// behind most of the time, and one that hangs must not hold up the answer.
+const CAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pause after a failed call, doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -58,7 +63,8 @@ enum Sent {
     Done(Revision),
     Unchanged,
     Stale,
-    Conflict(CommitError),
+    /// It lost to what was committed at that revision or before.
+    Conflict(CommitError, Revision),
 }
 
 impl Attempt<'_> {
@@ -84,7 +90,7 @@ impl Attempt<'_> {
                     }
                     Sent::Unchanged => return Ok(self.shared.feed.snapshot().revision),
                     Sent::Stale => self.newer_than(&snapshot).await?,
-                    Sent::Conflict(error) => return self.settle(error).await,
+                    Sent::Conflict(error, cause) => return self.lost(error, cause).await,
                 },
                 Err(error) => {
                     if let Some(outcome) = self.after_failure(error, sending.once).await {
@@ -123,7 +129,9 @@ impl Attempt<'_> {
                 Expect::Revision(read) => found == Some(*read),
             };
             if !held {
-                return Sent::Conflict(CommitError::Conflict { key: key.clone() });
+                let answered = answer.header().map_or(0, |header| header.revision());
+                let cause = found.unwrap_or_else(|| revision_of(answered));
+                return Sent::Conflict(CommitError::Conflict { key: key.clone() }, cause);
             }
         }
         // Only what was taken from the snapshot did not hold.
@@ -146,7 +154,7 @@ impl Attempt<'_> {
         };
         if !answer.succeeded() {
             return match self.read(&answer) {
-                Sent::Conflict(error) => Ok(Some(self.settle(error).await)),
+                Sent::Conflict(error, cause) => Ok(Some(self.lost(error, cause).await)),
                 Sent::Stale | Sent::Done(_) | Sent::Unchanged => Ok(None),
             };
         }
@@ -183,6 +191,15 @@ impl Attempt<'_> {
         }
         let error = backend("commit to etcd", self.lost_answer, error.into());
         Some(self.settle(error).await)
+    }
+
+    /// It lost to what was committed at `cause` or before: who decides again right away is to decide on that.
+    async fn lost(&mut self, error: CommitError, cause: Revision) -> Result<Revision, CommitError> {
+        let shown = confirm::all_shown(self.shared, cause);
+        if !matches!(tokio::time::timeout(CAUSE_LIMIT, shown).await, Ok(Ok(()))) {
+            tracing::debug!(%cause, "cannot see yet what a commit lost to");
+        }
+        self.settle(error).await
     }
 
     /// What to answer for `error`, if an earlier try may have been applied: looks for the mark in what the watch shows.

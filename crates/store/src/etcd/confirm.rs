@@ -45,14 +45,19 @@ async fn caught_up(shared: &Shared) -> Result<(), ConfirmError> {
         doing: "read from etcd",
         source: "etcd did not tell its revision".into(),
     })?;
-    if timeout(WATCH_LAG, shown(shared, now)).await.is_ok() {
+    let seen = all_shown(shared, now).await;
+    seen.map_err(failed("write to etcd"))
+}
+
+/// Waits until everything up to a revision that etcd named is in the snapshot.
+pub(super) async fn all_shown(shared: &Shared, revision: Revision) -> Result<(), CallError> {
+    if timeout(WATCH_LAG, shown(shared, revision)).await.is_ok() {
         return Ok(());
     }
     // That revision may be a write of somebody else outside of the prefix, which the watch does not show. A write of our
     // own is shown, after everything before it. (etcd can be asked how far a watch is, but before 3.4.25 and 3.5.8 its
     // answer overtook events.)
-    let written = shared.client.put(shared.keys.sync()).await;
-    let written = written.map_err(failed("write to etcd"))?;
+    let written = shared.client.put(shared.keys.sync()).await?;
     shown(shared, revision_of(written)).await;
     Ok(())
 }

@@ -155,7 +155,8 @@ impl Writer {
         let started = Instant::now();
         let mut next = self.it.state.clone();
         let mut done: Vec<(Request, Event)> = Vec::with_capacity(group.len());
-        let mut unchanged: Vec<(Request, Revision)> = Vec::new();
+        // Refused or without effect. Answered last, so that a refusal is seen with what it lost to.
+        let mut others: Vec<(Request, Answer)> = Vec::new();
         for mut request in group {
             if self.full && next.creates(&request.tx) {
                 answer(request.answer, Err(self.full_error()));
@@ -163,8 +164,8 @@ impl Writer {
             }
             match next.apply(&mut request.tx) {
                 Ok(Some(event)) => done.push((request, event)),
-                Ok(None) => unchanged.push((request, next.revision)),
-                Err(error) => answer(request.answer, Err(error)),
+                Ok(None) => others.push((request, Ok(next.revision))),
+                Err(error) => others.push((request, Err(error))),
             }
         }
         let written = if done.is_empty() {
@@ -174,13 +175,13 @@ impl Writer {
             database::write_group(&self.it.connection, rows, next.revision)
         };
         let Err(error) = written else {
-            self.acknowledge(next, done, unchanged, started);
+            self.acknowledge(next, done, others, started);
             return None;
         };
         drop(next);
-        // Also those that change nothing: they were checked on a state that is not to be.
+        // Also those that were refused or change nothing: they were checked on a state that is not to be.
         let group = done.into_iter().map(|(request, _)| request);
-        let group = group.chain(unchanged.into_iter().map(|(request, _)| request));
+        let group = group.chain(others.into_iter().map(|(request, _)| request));
         if is_full(&error) {
             return Some(group.collect());
         }
@@ -192,7 +193,7 @@ impl Writer {
         &mut self,
         next: State,
         done: Vec<(Request, Event)>,
-        unchanged: Vec<(Request, Revision)>,
+        others: Vec<(Request, Answer)>,
         started: Instant,
     ) {
         let mut events = Vec::with_capacity(done.len());
@@ -211,8 +212,8 @@ impl Writer {
         for (to, revision) in answers {
             answer(to, Ok(revision));
         }
-        for (request, revision) in unchanged {
-            answer(request.answer, Ok(revision));
+        for (request, result) in others {
+            answer(request.answer, result);
         }
     }
 

@@ -11,6 +11,7 @@ contract! {
     one_of_64_gets_the_name,
     one_of_64_makes_the_object,
     no_increment_is_lost,
+    who_lost_sees_what_it_lost_to,
     renames_never_double_a_name,
 }
 
@@ -106,6 +107,44 @@ async fn no_increment_is_lost<F: Future<Output = Fresh>>(how: impl Fn(HistoryLim
         (8 * EACH).to_string()
     );
     assert!(fresh.metrics().commits > 8 * EACH);
+}
+
+/// Whoever decides again at once, without waiting for anything, does it on the state that made it lose.
+async fn who_lost_sees_what_it_lost_to<F: Future<Output = Fresh>>(
+    how: impl Fn(HistoryLimits) -> F,
+) {
+    let fresh = open(how).await;
+    let mut known = fresh
+        .commit(Transaction::new().create(setting("counter", "0")))
+        .await
+        .unwrap();
+    for round in 0..10 {
+        let tasks: Vec<_> = (0..WRITERS)
+            .map(|at| {
+                let store = Arc::clone(&fresh.store);
+                let object = setting("counter", format!("{at} {round}"));
+                tokio::spawn(async move {
+                    let tx = Transaction::new().update(known, object);
+                    let answer = store.commit(tx).await;
+                    let seen = store.snapshot();
+                    (answer, seen.setting("counter").unwrap().revision())
+                })
+            })
+            .collect();
+        let before = known;
+        for task in tasks {
+            let (answer, seen) = task.await.unwrap();
+            assert!(seen > before, "round {round}: {answer:?}, seen {seen}");
+            known = seen;
+        }
+    }
+    // What was deleted meanwhile is seen to be gone.
+    let gone = Transaction::new().delete(setting_key("counter"));
+    fresh.commit(gone).await.unwrap();
+    let late = Transaction::new().update(known, setting("counter", "late"));
+    let lost = fresh.commit(late).await.unwrap_err();
+    assert!(matches!(lost, CommitError::Conflict { .. }), "{lost}");
+    assert!(fresh.snapshot().setting("counter").is_none());
 }
 
 async fn renames_never_double_a_name<F: Future<Output = Fresh>>(how: impl Fn(HistoryLimits) -> F) {

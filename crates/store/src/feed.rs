@@ -159,14 +159,17 @@ impl Log {
         dropped
     }
 
-    /// Takes the first events after `seen`.
-    fn after(&self, seen: Revision, into: &mut VecDeque<Event>) -> Result<(), WatchError> {
+    /// Takes the first events after `seen`, each with the length of its stored forms.
+    fn after(&self, seen: Revision, into: &mut VecDeque<(Event, usize)>) -> Result<(), WatchError> {
         if seen < self.floor {
             return Err(WatchError::Lagged { oldest: self.floor });
         }
         let start = self.events.partition_point(|(it, _)| it.revision <= seen);
         let found = self.events.iter().skip(start).take(WATCH_CHUNK);
-        into.extend(found.map(|(event, _)| event.clone()));
+        into.extend(found.map(|(event, bytes)| {
+            let own = bytes.saturating_sub(event.changes.len() * CHANGE_OVERHEAD_BYTES);
+            (event.clone(), own)
+        }));
         if into.is_empty() && self.closed {
             return Err(WatchError::Closed);
         }
@@ -179,7 +182,7 @@ pub struct Watch {
     feed: Arc<Feed>,
     tip: watch::Receiver<Revision>,
     seen: Revision,
-    taken: VecDeque<Event>,
+    taken: VecDeque<(Event, usize)>,
 }
 
 impl Watch {
@@ -188,11 +191,16 @@ impl Watch {
     /// # Errors
     /// [`WatchError::Lagged`] when events were missed, [`WatchError::Closed`] at the end. Both stay.
     pub async fn next(&mut self) -> Result<Event, WatchError> {
+        Ok(self.next_sized().await?.0)
+    }
+
+    /// The same, with the length of the event's stored forms.
+    pub(crate) async fn next_sized(&mut self) -> Result<(Event, usize), WatchError> {
         loop {
             // Marked as seen before looking: what comes after the look wakes the wait.
             self.tip.borrow_and_update();
-            if let Some(event) = self.try_next()? {
-                return Ok(event);
+            if let Some(sized) = self.try_next_sized()? {
+                return Ok(sized);
             }
             if self.tip.changed().await.is_err() {
                 return Err(WatchError::Closed);
@@ -205,11 +213,15 @@ impl Watch {
     /// # Errors
     /// As [`Watch::next`].
     pub fn try_next(&mut self) -> Result<Option<Event>, WatchError> {
+        Ok(self.try_next_sized()?.map(|(event, _)| event))
+    }
+
+    fn try_next_sized(&mut self) -> Result<Option<(Event, usize)>, WatchError> {
         if self.taken.is_empty() {
             self.feed.log().after(self.seen, &mut self.taken)?;
         }
         let next = self.taken.pop_front();
-        if let Some(event) = &next {
+        if let Some((event, _)) = &next {
             self.seen = event.revision;
         }
         Ok(next)

@@ -41,6 +41,13 @@ pub(crate) async fn sqlite(history: HistoryLimits) -> Fresh {
     }
 }
 
+pub(crate) async fn replica(history: HistoryLimits) -> Fresh {
+    Fresh {
+        store: store::Replica::of_with(store::open_memory(), history),
+        _keep: Box::new(()),
+    }
+}
+
 /// A fresh prefix of one etcd shared by the tests of this process.
 pub(crate) async fn etcd(history: HistoryLimits) -> Fresh {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -63,6 +70,7 @@ macro_rules! contract {
         contract!(@on memory: $($test),*);
         contract!(@on sqlite: $($test),*);
         contract!(@on etcd: $($test),*);
+        contract!(@on replica: $($test),*);
     };
     (@on $backend:ident: $($test:ident),*) => {
         mod $backend {

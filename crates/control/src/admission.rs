@@ -478,14 +478,25 @@ impl Control {
         Ok(revision)
     }
 
-    /// As [`Control::change`], for what adds to what a pool is charged.
+    /// As [`Control::change`], for what adds to what a pool is charged. The turn is taken before anything is decided, so
+    /// that a refusal is by the newest state.
     pub(crate) async fn change_admitted<T>(
+        &self,
+        grant: &Grant,
+        decide: impl FnMut(&Snapshot) -> Result<(Option<Step>, T)>,
+    ) -> Result<T> {
+        self.take_turn().await?;
+        self.try_admitted(grant, decide).await
+    }
+
+    /// The same for what is tried again and again: nothing is written while there is nothing to commit, not even whose
+    /// turn it is. Two servers that try would otherwise take the turn from each other for ever.
+    pub(crate) async fn try_admitted<T>(
         &self,
         grant: &Grant,
         mut decide: impl FnMut(&Snapshot) -> Result<(Option<Step>, T)>,
     ) -> Result<T> {
         for _ in 0..TURN_TRIES {
-            self.take_turn().await?;
             let snapshot = self.snapshot();
             let (step, value) = decide(&snapshot)?;
             let Some(step) = step else {
@@ -493,7 +504,8 @@ impl Control {
             };
             match self.commit_admitted(grant, &snapshot, step).await {
                 Ok(_) => return Ok(value),
-                Err(AdmitError::OutOfTurn | AdmitError::Commit(CommitError::Conflict { .. })) => {}
+                Err(AdmitError::OutOfTurn) => self.take_turn().await?,
+                Err(AdmitError::Commit(CommitError::Conflict { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -13,6 +13,7 @@ use model::{
     WorkloadId,
 };
 use store::{Expect, Revision, Row, Snapshot, Transaction, WatchError};
+use tokio::task::JoinHandle;
 
 use crate::admission::Step;
 use crate::core::{Control, now, random};
@@ -66,8 +67,8 @@ pub(crate) enum Away {
     Ended,
 }
 
-/// Starts looking after places; goes on until the store is closed.
-pub fn keep_placed(control: &Control) {
+/// Starts looking after places; goes on until the store is closed, or the task is aborted.
+pub fn keep_placed(control: &Control) -> JoinHandle<()> {
     let control = control.clone();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(TICK);
@@ -96,7 +97,7 @@ pub fn keep_placed(control: &Control) {
             }
             tokio::time::sleep(PAUSE.max(begin.elapsed() * PAUSE_TIMES)).await;
         }
-    });
+    })
 }
 
 fn matters(kind: model::Kind) -> bool {
@@ -269,7 +270,7 @@ impl Control {
         let seed = seed()?;
         let claiming = self.inner.placing.begin(id);
         let moved = self
-            .change_admitted(&grant, |snapshot| {
+            .try_admitted(&grant, |snapshot| {
                 let Some((row, host)) = leaves(snapshot, id, from, away) else {
                     return Ok((None, false));
                 };
@@ -310,7 +311,7 @@ impl Control {
         let claiming = self.inner.placing.begin(id);
         let _assigning = self.inner.addressing.begin(id);
         let resumed = self
-            .change_admitted(&grant, |snapshot| {
+            .try_admitted(&grant, |snapshot| {
                 let Some(row) = snapshot.workload(id).filter(|row| may_resume(row)) else {
                     return Ok((None, false));
                 };

@@ -16,6 +16,7 @@ use plan::entitle::pools::Entitlement;
 use plan::entitle::round::{HostView, Local, entitlements, round};
 use plan::pools::{HostRoom, Tree};
 use store::{CommitError, Snapshot, Transaction, WatchError};
+use tokio::task::JoinHandle;
 use wire::link::MEASURE_SECONDS;
 
 use crate::caller::{Action, Caller};
@@ -30,8 +31,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A round may take so much of the time: a pause is at least this many times what the last round took.
 const PAUSE_TIMES: u32 = 10;
 
-/// Starts dividing; goes on until the store is closed.
-pub fn divide_pools(control: &Control) {
+/// Starts dividing; goes on until the store is closed, or the task is aborted.
+pub fn divide_pools(control: &Control) -> JoinHandle<()> {
     let control = control.clone();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(MEASURE_SECONDS));
@@ -65,7 +66,7 @@ pub fn divide_pools(control: &Control) {
             }
             tokio::time::sleep(PAUSE.max(begin.elapsed() * PAUSE_TIMES)).await;
         }
-    });
+    })
 }
 
 fn matters(kind: model::Kind) -> bool {

@@ -914,3 +914,38 @@ async fn what_was_foretold_of_a_drain_is_what_happens() {
         assert!(runs(&control, &row.id), "{name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_servers_write_nothing_while_there_is_no_room_for_what_waits() {
+    let one = Control::for_tests().await.unwrap();
+    let config = ControlConfig {
+        address: "127.0.0.1:7441".into(),
+    };
+    let other = Control::open(one.store().clone(), config).await.unwrap();
+    let _all = hosts(&one, 1).await;
+    let limit = json!({"memory": {"limit": {"absolute": 3 * GIB}}});
+    let red = pool(&one, "red", limit).await;
+    let there = started(&one, &red, "there", 2, json!({})).await;
+    let waits = made(&other, &red, "waits", 2, json!({})).await;
+    let queue = StartOptions { queue: true };
+    other
+        .workload_start(&admin(), &red, &waits, queue)
+        .await
+        .unwrap();
+    let look = || async {
+        for control in [&one, &other] {
+            control.keep_placed_once().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await; // tidy: sleep: the paused clock goes on by it
+    };
+    look().await;
+    let before = one.snapshot().revision;
+    for _ in 0..5 {
+        look().await;
+    }
+    assert_eq!(one.snapshot().revision, before);
+    one.workload_stop(&admin(), &red, &there, StopOptions::default())
+        .await
+        .unwrap();
+    until(&one, "it runs", |control| runs(control, &waits)).await;
+}

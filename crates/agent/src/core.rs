@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{HostDesired, ImageId, Timestamp, WorkloadId};
+use model::{HostDesired, HostPool, ImageId, PoolId, Timestamp, WorkloadId};
 use plan::steps;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Desired { link: usize, update: DesiredUpdate },
     /// A session began.
     LinkUp { link: usize },
+    /// These parts of pools are in force.
+    Parts(BTreeMap<PoolId, HostPool>),
     /// Leases count from this moment, in milliseconds since the start of the machine.
     Leased { from: u64 },
     /// Servers say that this host was removed from the installation.
@@ -137,6 +139,8 @@ pub(crate) struct Core {
     told: bool,
     /// What of each pool this host may give, for the keeper of it.
     parts: watch::Sender<pools::Parts>,
+    /// Those that are in force.
+    in_force: BTreeMap<PoolId, HostPool>,
     drop_again_at: Option<Timestamp>,
     copies: copies::Copies,
     jobs: JoinSet<()>,
@@ -172,6 +176,7 @@ impl Core {
             complete,
             told: false,
             parts: watch::Sender::default(),
+            in_force: BTreeMap::new(),
             drop_again_at: None,
             copies: copies::Copies::default(),
             jobs: JoinSet::new(),
@@ -236,6 +241,7 @@ impl Core {
         let keeper = pools::Keeper {
             runtime: self.drivers.runtime.clone(),
             outboxes: self.outboxes.clone(),
+            events: self.context.events.clone(),
             wanted: self.parts.subscribe(),
         };
         self.jobs.spawn(keeper.run());
@@ -337,6 +343,7 @@ impl Core {
         match event {
             Event::Desired { link, update } => self.desired(link, update),
             Event::LinkUp { link } => self.link_up(link),
+            Event::Parts(pools) => self.parts_in_force(pools),
             Event::Leased { from } => self.leased(from),
             Event::HostRemoved => self.host_removed(),
             Event::Step(report) => self.step_done(*report),
@@ -416,7 +423,12 @@ impl Core {
             self.refresh_unwanted(id);
             return;
         };
-        let plan = steps::plan(&want, entry.seen(), &entry.memory, now, self.lease.heard());
+        let parts = steps::Parts {
+            told: &self.desired.pools,
+            in_force: &self.in_force,
+        };
+        let seen = entry.seen(parts);
+        let plan = steps::plan(&want, seen, &entry.memory, now, self.lease.heard());
         if plan.memory != entry.memory {
             entry.memory = plan.memory;
             self.batch

@@ -217,7 +217,8 @@ pub trait TaskRuntime: Send + Sync + 'static {
     async fn stats(&self, id: &WorkloadId) -> Result<TaskStats, DriverError>;
 
     /// Brings what pools may use on this host to these parts, pools without one to no bounds. Fails while a part is
-    /// not in force, for example because more memory is in use; what can be in force then is.
+    /// not in force; what can be in force then is. With [`ErrorClass::Conflict`] that is all but parts of which more
+    /// memory is in use: there, the part before holds.
     async fn divide(&self, pools: &BTreeMap<PoolId, HostPool>) -> Result<(), DriverError>;
 
     /// What every pool does that has a part or a task here, since the last call.

@@ -151,7 +151,7 @@ pub(crate) fn reason(workload: &Workload) -> String {
     let mut parts = Vec::new();
     if let Some(hold) = &workload.hold {
         parts.push(hold.reason.clone());
-    } else if workload.status.phase == Phase::Failed {
+    } else if matches!(workload.status.phase, Phase::Failed | Phase::Pending) {
         parts.push(workload.status.error.clone());
     } else if workload.status.phase == Phase::Unknown {
         parts.push("its host cannot be reached".to_owned());

@@ -263,7 +263,9 @@ fn views<'a>(
             pools: locals(snapshot, tree, &host.id, measure.map(|it| &it.usage)),
         }
     };
-    snapshot.hosts().map(view).collect()
+    // What is on a lost host is not reckoned with: others go on in its place, and it is told so when it comes back.
+    let there = snapshot.hosts().filter(|it| it.status.lost_at.is_none());
+    there.map(view).collect()
 }
 
 /// What each pool's own workloads do on a host: as measured, and as requested where nothing is measured yet.
@@ -274,11 +276,19 @@ fn locals(
     usage: Option<&BTreeMap<PoolId, PoolUsage>>,
 ) -> BTreeMap<PoolId, Local> {
     let mut locals: BTreeMap<PoolId, Local> = BTreeMap::new();
-    for workload in snapshot.workloads_on(host).filter(|it| it.takes_room()) {
+    for workload in snapshot.workloads_on(host) {
+        // What was stopped before it was said to run may run until its host says that it does not.
+        if !workload.takes_room() && !workload.may_be_alive() {
+            continue;
+        }
         let local = locals.entry(workload.pool.clone()).or_default();
+        if !workload.takes_room() {
+            continue;
+        }
         let request = workload.spec.task.resources.charge();
         local.requests = local.requests.plus(request);
-        local.alive = true;
+        // Under a limit, nothing that has not begun yet does so without a part.
+        local.alive |= workload.status.phase.is_alive();
         if !workload.status.phase.is_alive() {
             // It begins now: nothing of it is measured.
             local.demand = local.demand.plus(request);

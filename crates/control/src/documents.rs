@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{
     Host, HostDesired, HostId, HostLoss, HostPool, HostWorkload, Image, ImageConfig, ImageContent,
-    ImageId, Object, Platform, Pool, PoolId, Workload, WorkloadId,
+    ImageId, Object, Platform, Pool, PoolId, Resource, Workload, WorkloadId,
 };
 use store::{Change, Event, Revision, Snapshot, Stored as _, Versioned, WatchError};
 use wire::link::{DesiredUpdate, ToHost};
@@ -53,6 +53,8 @@ fn lowered(snapshot: &Snapshot, host: &HostId, workload: &Workload) -> Option<Ar
         above,
         endpoints: crate::segments::endpoints(snapshot, workload),
         lost_after_ms: at_most_one.then_some(lost_after_ms),
+        bounded: ancestors(snapshot, &pool.id)
+            .any(|id| snapshot.pool(&id).is_some_and(|pool| is_limited(&pool))),
     };
     let record = snapshot.image(&workload.pool, &workload.spec.task.image_id);
     let without = record
@@ -204,8 +206,8 @@ impl Control {
         }
         part_updates(&mut pending, &told, snapshot, event);
         crate::segments::updates(&mut pending, &told, snapshot, event, memory);
-        if memory.loss_answers_change(event) {
-            fence_updates(&mut pending, &told, snapshot);
+        if memory.pools_mean_else(event) {
+            pool_updates(&mut pending, &told, snapshot);
         }
         if touches_images(event) {
             image_updates(&mut pending, &told, snapshot);
@@ -248,8 +250,8 @@ fn concerned(workload: &Workload) -> impl Iterator<Item = &HostId> {
     workload.host.iter().chain(workload.left.keys())
 }
 
-/// Tells hosts what must never run twice, after that has changed for whole pools.
-fn fence_updates(
+/// Tells hosts what must never run twice and what limits bound, after that has changed for whole pools.
+fn pool_updates(
     pending: &mut HashMap<HostId, DesiredUpdate>,
     told: &HashMap<HostId, HostDesired>,
     snapshot: &Snapshot,
@@ -394,8 +396,8 @@ pub(crate) struct Memory {
     hosts: HashMap<HostId, Arc<Versioned>>,
     /// Hosts in maintenance, and whether nothing ran on them when they were looked at last.
     maintained: BTreeMap<HostId, bool>,
-    /// What pools say of lost hosts, and whose slices they are.
-    pools: HashMap<PoolId, (Option<PoolId>, Option<HostLoss>)>,
+    /// What of pools is told to hosts with their workloads.
+    pools: HashMap<PoolId, Meaning>,
     /// After how long a host is lost, in seconds.
     host_loss_seconds: u32,
     /// Where hosts are reached by others.
@@ -420,7 +422,7 @@ impl Memory {
                 .collect(),
             pools: snapshot
                 .pools()
-                .map(|pool| (pool.id.clone(), loss_of(&pool)))
+                .map(|pool| (pool.id.clone(), meaning_of(&pool)))
                 .collect(),
             host_loss_seconds: installation(snapshot).host_loss_seconds,
             underlays: snapshot
@@ -430,14 +432,14 @@ impl Memory {
         }
     }
 
-    /// Whether an event changes what becomes of whole pools' workloads when hosts are lost.
-    fn loss_answers_change(&self, event: &Event) -> bool {
+    /// Whether an event changes what hosts are told of whole pools' workloads.
+    fn pools_mean_else(&self, event: &Event) -> bool {
         event.changes.iter().any(|change| match change {
             Change::Put(versioned) => match &versioned.object {
                 Object::Pool(pool) => self
                     .pools
                     .get(&pool.id)
-                    .is_some_and(|known| *known != loss_of(pool)),
+                    .is_some_and(|known| *known != meaning_of(pool)),
                 Object::Installation(it) => it.host_loss_seconds != self.host_loss_seconds,
                 _ => false,
             },
@@ -523,7 +525,7 @@ impl Memory {
                     }
                     match &versioned.object {
                         Object::Pool(pool) => {
-                            self.pools.insert(pool.id.clone(), loss_of(pool));
+                            self.pools.insert(pool.id.clone(), meaning_of(pool));
                         }
                         Object::Installation(it) => self.host_loss_seconds = it.host_loss_seconds,
                         Object::Host(host) => match host.status.facts.underlay {
@@ -556,8 +558,19 @@ fn is_drained(snapshot: &Snapshot, host: &Host) -> bool {
     condition(snapshot, host) == HostCondition::Drained
 }
 
-fn loss_of(pool: &Pool) -> (Option<PoolId>, Option<HostLoss>) {
-    (pool.parent.clone(), pool.slice.on_host_loss)
+/// Whose slice a pool is, what it says of lost hosts, and whether it has a limit.
+type Meaning = (Option<PoolId>, Option<HostLoss>, bool);
+
+fn meaning_of(pool: &Pool) -> Meaning {
+    let loss = pool.slice.on_host_loss;
+    (pool.parent.clone(), loss, is_limited(pool))
+}
+
+/// Whether a pool has a limit of its own.
+fn is_limited(pool: &Pool) -> bool {
+    let slice = &pool.slice;
+    let own = Resource::ALL.map(|resource| slice.portion(resource).limit.is_some());
+    own.contains(&true) || (slice.hard && slice.size.is_some())
 }
 
 /// Starts the task that follows the store: documents first, then waiters, then events.

@@ -9,7 +9,7 @@ use control::testing::RawHost;
 use control::{Caller, Control};
 use model::{
     CpuMillis, DesiredState, HostId, HostPool, MemoryBytes, Name, Object, Phase, Pool, PoolId,
-    PoolUsage, WorkloadSpec,
+    PoolUsage, WorkloadId, WorkloadSpec,
 };
 use store::Transaction;
 use wire::link::{FromHost, ToHost};
@@ -39,34 +39,47 @@ async fn world() -> World {
     let admin = Caller::local_admin();
     let pool = control.pool_create(&admin, create).await.unwrap();
     let pool = Pool::clone(&pool).id;
-    let image = control.test_image(&pool, "web").await.unwrap();
-    for (n, host) in hosts.iter().enumerate() {
+    control.test_image(&pool, "web").await.unwrap();
+    let world = World {
+        control,
+        pool,
+        hosts,
+    };
+    for at in 0..2 {
+        world.place(at, Phase::Running).await;
+    }
+    world
+}
+
+impl World {
+    /// A workload that asks for a core is on a host and begins there, or runs.
+    async fn place(&self, at: usize, phase: Phase) -> WorkloadId {
+        let control = &self.control;
+        let image = control.snapshot().images().next().unwrap().id.clone();
         let spec: WorkloadSpec = serde_json::from_value(serde_json::json!({
-            "task": {"image": "web", "image_id": image, "args": ["server"]}
+            "task": {
+                "image": "web", "image_id": image, "args": ["server"],
+                "resources": {"request": {"cpu_millis": 1000}},
+            }
         }))
         .unwrap();
-        let name = Some(Name::parse(&format!("w{n}")).unwrap());
+        let name = Some(Name::parse(&format!("w{at}")).unwrap());
         let made = control
-            .workload_create(&admin, &pool, name, spec)
+            .workload_create(&Caller::local_admin(), &self.pool, name, spec)
             .await
             .unwrap();
         let mut workload = model::Workload::clone(&made);
         workload.desired = DesiredState::Running;
         workload.run = 1;
-        workload.host = Some(host.session.host.clone());
-        workload.status.phase = Phase::Running;
-        workload.status.run = 1;
+        workload.host = Some(self.host(at).clone());
+        workload.status.phase = phase;
+        workload.status.run = u64::from(phase.is_alive());
+        let id = workload.id.clone();
         let tx = Transaction::new().put(Object::Workload(workload));
         control.store().commit(tx).await.unwrap();
+        id
     }
-    World {
-        control,
-        pool,
-        hosts,
-    }
-}
 
-impl World {
     fn host(&self, at: usize) -> &HostId {
         &self.hosts[at].session.host
     }
@@ -156,6 +169,87 @@ async fn a_limit_goes_where_the_demand_is_and_only_after_the_others_gave_it_up()
     let kept = snapshot.division(&id).unwrap().pools[&world.pool].cpu_limit;
     assert_eq!(kept, Some(CpuMillis(last)));
     assert!(world.cpu(0) + last <= 3000);
+}
+
+#[tokio::test]
+async fn what_begins_where_its_pool_has_nothing_waits_until_others_have_given_something_up() {
+    let mut world = world().await;
+    for at in 0..2 {
+        world.says(at, 2000, true).await;
+    }
+    world.control.divide_once().await.unwrap();
+    let third = world.control.raw_host("h3").await.unwrap();
+    world.hosts.push(third);
+    let begins = world.place(2, Phase::Pending).await;
+    let told = loop {
+        match world.hosts[2].outgoing.recv().await.unwrap() {
+            ToHost::Desired(mut update) => {
+                if let Some(told) = update.upsert.remove(&begins) {
+                    break told;
+                }
+            }
+            ToHost::Welcome { .. } | ToHost::Heartbeat { .. } => {}
+            ToHost::OpenStream { .. } => unreachable!(),
+        }
+    };
+    assert!(told.bounded);
+    for at in 0..2 {
+        world.says(at, 2000, true).await;
+    }
+    world.control.divide_once().await.unwrap();
+    let left = world.cpu(0) + world.cpu(1);
+    assert_eq!((world.cpu(2), left < 2500), (0, true), "{left}");
+    world.says(0, 2000, true).await;
+    world.control.divide_once().await.unwrap();
+    assert!(world.cpu(2) == 0 || world.cpu(2) + world.cpu(0) + 1500 <= 3000);
+    for (at, demand) in [2000, 2000, 0].into_iter().enumerate() {
+        world.says(at, demand, true).await;
+    }
+    world.control.divide_once().await.unwrap();
+    assert!(world.cpu(2) > 0);
+    assert!(world.cpu(0) + world.cpu(1) + world.cpu(2) <= 3000);
+}
+
+#[tokio::test]
+async fn what_was_stopped_keeps_its_part_until_its_host_says_that_it_ended() {
+    let world = world().await;
+    for _ in 0..2 {
+        for at in 0..2 {
+            world.says(at, 2000, true).await;
+        }
+        world.control.divide_once().await.unwrap();
+    }
+    let change = async |change: &dyn Fn(&mut model::Workload)| {
+        let snapshot = world.control.snapshot();
+        let mut on = snapshot.workloads_on(world.host(0));
+        let mut workload = on.next().unwrap().value().clone();
+        change(&mut workload);
+        let tx = Transaction::new().put(Object::Workload(workload));
+        world.control.store().commit(tx).await.unwrap();
+    };
+    // It was started and stopped, and nothing was heard of it yet.
+    change(&|it| {
+        it.desired = DesiredState::Stopped {
+            grace_seconds: None,
+            signal: None,
+        };
+        it.status.phase = Phase::Pending;
+    })
+    .await;
+    world.says(0, 0, false).await;
+    world.control.divide_once().await.unwrap();
+    let there = |at: usize| {
+        let snapshot = world.control.snapshot();
+        let division = snapshot.division(world.host(at)).unwrap();
+        division.pools.contains_key(&world.pool)
+    };
+    assert!(there(0));
+    assert_eq!(world.cpu(1), 1500, "it may still have its part");
+    change(&|it| it.status.phase = Phase::Exited).await;
+    world.control.divide_once().await.unwrap();
+    assert!(!there(0));
+    world.control.divide_once().await.unwrap();
+    assert_eq!(world.cpu(1), 3000);
 }
 
 #[tokio::test]

@@ -283,6 +283,10 @@ pub struct HostWorkload {
     /// start it elsewhere; `None`: it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence_ms: Option<u32>,
+    /// Whether its pool, or one above it, has a limit: then it is not started before the pool's part of this host is in
+    /// force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bounded: bool,
 }
 
 /// What a host reports of one workload.

@@ -24,6 +24,8 @@ pub struct Belonging<'a> {
     /// After how long without a word its host is taken as lost, in milliseconds, if it must never run twice; `None`: it
     /// may go on.
     pub lost_after_ms: Option<u32>,
+    /// Whether its pool, or one above it, has a limit.
+    pub bounded: bool,
 }
 
 /// Of the time after which a host is taken as lost, the part after which it has ended what must never run twice, in
@@ -38,6 +40,7 @@ pub fn host_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
         above,
         endpoints,
         lost_after_ms,
+        bounded,
     } = to;
     let fence = |ms: u32| u32::try_from(u64::from(ms) * FENCE_PART / 100).unwrap_or(u32::MAX);
     HostWorkload {
@@ -52,6 +55,7 @@ pub fn host_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
         desired: workload.wanted_on_host(),
         run: workload.run,
         fence_ms: lost_after_ms.map(fence),
+        bounded,
     }
 }
 
@@ -61,6 +65,7 @@ pub fn left_workload(workload: &Workload, to: Belonging<'_>, image: &Image) -> H
     HostWorkload {
         desired: DesiredState::Removed,
         fence_ms: None,
+        bounded: false,
         ..host_workload(workload, to, image)
     }
 }

@@ -8,12 +8,14 @@
 //! - Level-triggered: every answer follows from the present alone, so that any number of repetitions, restarts of the
 //!   agent and lost events ends in the same state. After a plan's steps were applied, planning again gives none.
 //! - A run number is begun at most once; only the restart policy begins further attempts of it.
+//! - What a limit of a pool bounds is started only under the pool's part of it ([`Parts`]).
 //! - What may run on one host only lives by a lease ([`fence`]): without one it is ended and not started.
 //! - A task that is not wanted in the document is never touched: [`plan`] is asked only for workloads in it.
 
 pub mod fence;
 mod images;
 mod memory;
+mod parts;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use model::{DesiredState, HostWorkload, Phase, TaskStatus, Timestamp};
 pub use fence::Heard;
 pub use images::{DiskRoom, Fetch, FetchFailure, Import, copy_fits, images_to_drop, next_fetch};
 pub use memory::{Chore, End, Failure, Fenced, Memory, StopSent, exit_code_of_failed_start};
+pub use parts::Parts;
 
 /// SIGTERM on every Linux architecture.
 const SIGTERM: i32 = 15;
@@ -92,6 +95,8 @@ pub struct Seen<'a> {
     pub task: Option<&'a TaskStatus>,
     /// Its network, if one is attached.
     pub network: Option<&'a NetworkStatus>,
+    /// The parts of pools there; `None`: nothing is known of them.
+    pub parts: Option<Parts<'a>>,
 }
 
 /// What to do next about a workload.
@@ -336,6 +341,10 @@ impl Next<'_> {
             Grip::Free | Grip::Held(_) => {}
             // Asked again when a server is heard.
             Grip::Waiting(_) | Grip::Ending(_) | Grip::Over => return,
+        }
+        if !parts::are_there(self.want, self.seen.parts) {
+            // Asked again when they are.
+            return;
         }
         if let Some(at) = self.memory.start_blocked_until(self.now) {
             self.wake(at);

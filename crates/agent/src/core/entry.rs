@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use model::{HostWorkload, Phase, TaskStatus, Timestamp};
-use plan::steps::{Memory, Seen};
+use plan::steps::{Memory, Parts, Seen};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{NetworkAttachment, ObservedTask};
@@ -35,10 +35,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn seen(&self) -> Seen<'_> {
+    pub(super) fn seen<'a>(&'a self, parts: Parts<'a>) -> Seen<'a> {
         Seen {
             task: self.observed.as_ref().map(|t| &t.status),
             network: self.network.as_ref().map(|n| &n.status),
+            parts: Some(parts),
         }
     }
 

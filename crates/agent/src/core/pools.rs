@@ -2,19 +2,19 @@
 //!
 //! A task of its own beside the owner: reclaiming memory may take the kernel seconds. What always holds: the parts of
 //! the newest document are tried until they are in force, also after somebody else wrote to the cgroups; a generation
-//! is told as applied only when they are.
+//! is told as applied only when they are. The owner hears of them too: what a limit bounds is started under its part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{HostPool, PoolId, PoolUsage};
-use tokio::sync::watch;
+use model::{HostPool, PoolId, PoolUsage, WorkloadId};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use wire::link::MEASURE_SECONDS;
 
-use super::chain;
-use crate::driver::TaskRuntime;
+use super::{Core, Event, chain};
+use crate::driver::{ErrorClass, TaskRuntime};
 use crate::outbox::Outbox;
 
 /// The parts of pools in one document.
@@ -28,6 +28,7 @@ pub(super) struct Parts {
 pub(super) struct Keeper {
     pub(super) runtime: Arc<dyn TaskRuntime>,
     pub(super) outboxes: Vec<Arc<Outbox>>,
+    pub(super) events: mpsc::Sender<Event>,
     pub(super) wanted: watch::Receiver<Parts>,
 }
 
@@ -35,6 +36,8 @@ pub(super) struct Keeper {
 struct Kept {
     applied: u64,
     pools: BTreeMap<PoolId, HostPool>,
+    /// Those that bound what is started, as the owner was told.
+    bounding: BTreeMap<PoolId, HostPool>,
     /// What is said while the parts are not in force; said once.
     trouble: Option<String>,
 }
@@ -65,12 +68,28 @@ impl Keeper {
     /// `again`: also when nothing changed, since somebody else may have written.
     async fn enforce(&self, kept: &mut Kept, parts: Parts, again: bool) {
         let same = kept.trouble.is_none() && kept.pools == parts.pools;
-        let nothing = kept.pools.is_empty() && parts.pools.is_empty();
+        let nothing = [&kept.pools, &kept.bounding, &parts.pools]
+            .iter()
+            .all(|it| it.is_empty());
         if nothing || (same && !again) {
             kept.applied = parts.generation;
             return;
         }
-        match self.runtime.divide(&parts.pools).await {
+        let stays = |(id, part): (&PoolId, &HostPool)| {
+            (parts.pools.get(id) == Some(part)).then(|| (id.clone(), part.clone()))
+        };
+        let staying = kept.bounding.iter().filter_map(stays).collect();
+        self.bound(kept, staying).await;
+        let divided = self.runtime.divide(&parts.pools).await;
+        // Where more is in use than a part allows, the part before bounds it, and nobody else was given the difference.
+        let bounding = match &divided {
+            Ok(()) => true,
+            Err(e) => e.class == ErrorClass::Conflict,
+        };
+        if bounding {
+            self.bound(kept, parts.pools.clone()).await;
+        }
+        match divided {
             Ok(()) => {
                 if kept.trouble.take().is_some() {
                     info!("the parts of pools are in force");
@@ -94,6 +113,14 @@ impl Keeper {
         }
     }
 
+    /// Tells the owner what bounds what it starts from now on.
+    async fn bound(&self, kept: &mut Kept, pools: BTreeMap<PoolId, HostPool>) {
+        if kept.bounding != pools {
+            kept.bounding.clone_from(&pools);
+            let _ = self.events.send(Event::Parts(pools)).await;
+        }
+    }
+
     async fn tell(&self, applied: u64) {
         match self.runtime.measure_pools().await {
             Ok(usage) => {
@@ -102,6 +129,22 @@ impl Keeper {
                 }
             }
             Err(e) => warn!(error = %chain(&e), "cannot measure the pools"),
+        }
+    }
+}
+
+impl Core {
+    /// What waited for its pool's part may start.
+    pub(super) fn parts_in_force(&mut self, pools: BTreeMap<PoolId, HostPool>) {
+        self.in_force = pools;
+        let bounded: Vec<WorkloadId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.want.as_ref().is_some_and(|it| it.bounded))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in bounded {
+            self.refresh(&id);
         }
     }
 }

@@ -562,6 +562,36 @@ async fn documents_that_do_not_fit_are_refused_and_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_limit_bounds_starts_under_its_part() {
+    use model::{CpuMillis, HostPool};
+    let bench = Bench::new().await;
+    let mut bounded = workload(1, "server", DesiredState::Running, 1);
+    bounded.bounded = true;
+    let part = HostPool {
+        cpu_limit: Some(CpuMillis(500)),
+        ..HostPool::default()
+    };
+    let parts = BTreeMap::from([(bounded.pool.clone(), part)]);
+    bench.send(whole(1, vec![bounded])).await;
+    let waits = |known: &Known| matches!(known, Known::Status(it) if it.error.contains("part"));
+    bench.known(1, waits).await;
+    // The kernel takes its time to bring it in force.
+    bench.fake.slow(Duration::from_secs(1));
+    let document = DesiredUpdate {
+        base: Some(1),
+        generation: 2,
+        pools: Some(parts.clone()),
+        ..DesiredUpdate::default()
+    };
+    bench.send(document).await;
+    let status = bench.phase(1, Phase::Running).await;
+    assert_eq!((status.error, bench.fake.parts()), (String::new(), parts));
+    let journal = bench.fake.journal();
+    let first = |op| journal.iter().position(|(it, _)| *it == op);
+    assert!(first(Op::Divide).unwrap() < first(Op::Start).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn parts_of_pools_are_in_force_before_they_are_told_so() {
     use model::{HostPool, MemoryBytes, PoolId, PoolUsage};
     let bench = Bench::new().await;

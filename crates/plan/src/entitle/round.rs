@@ -40,7 +40,7 @@ pub struct Local {
     pub demand: Capacity,
     /// What they are charged.
     pub requests: Capacity,
-    /// Whether any of them runs, or may be running.
+    /// Whether any of them runs. What has not begun yet waits for its pool's part, if there is a limit.
     pub alive: bool,
 }
 
@@ -174,18 +174,17 @@ fn shift_limits(
         let mut targets: BTreeMap<usize, u64> = BTreeMap::new();
         let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
         for (host, view) in views.iter().enumerate() {
-            let Some(part) = parts[host].get(pool) else {
-                continue;
-            };
-            targets.extend(limit(part, resource).map(|wanted| (host, wanted)));
+            let part = parts[host].get(pool);
+            targets.extend(part.and_then(|part| Some((host, limit(part, resource)?))));
+            // Also where nothing of it is any more: until its part was taken back, what is placed there starts under it.
             let alive = alive[host].contains(&at);
             standing.extend(stands(view, pool, resource, alive).map(|it| (host, it)));
         }
         if still_good(whole, &targets, &standing) {
-            targets = standing
-                .iter()
-                .filter_map(|(host, it)| Some((*host, it.told?)))
-                .collect();
+            let told = |host: &usize| standing.get(host).and_then(|it| it.told);
+            for (host, target) in &mut targets {
+                *target = told(host).unwrap_or(*target);
+            }
         }
         let news = shift::step(whole, &targets, &standing);
         for host in targets.keys() {
@@ -193,10 +192,26 @@ fn shift_limits(
             if let (Some(part), Some(now)) =
                 (parts[*host].get_mut(pool), news.get(host).copied().or(told))
             {
-                set_limit(part, resource, now);
+                // A first part is large enough to begin in, or empty.
+                let begins = told.is_none_or(|told| told == 0) && !alive[*host].contains(&at);
+                let least = || least(tree, at, &views[*host], resource).min(targets[host]);
+                let empty = begins && now < least();
+                set_limit(part, resource, if empty { 0 } else { now });
             }
         }
     }
+}
+
+/// What a first part must have at least, so that what waits for it can begin: what that is charged.
+fn least(tree: &Tree, at: usize, view: &HostView<'_>, resource: Resource) -> u64 {
+    let inside = |pool: &PoolId| {
+        let node = tree.index(pool);
+        node.is_some_and(|node| tree.upwards(node).any(|it| it == at))
+    };
+    let pools = view.pools.iter().filter(|(pool, _)| inside(pool));
+    pools
+        .map(|(_, local)| of(local.requests, resource))
+        .fold(0, u64::saturating_add)
 }
 
 /// Whether what was told is near enough to what is wanted, and inside the limit.
@@ -205,13 +220,14 @@ fn still_good(
     targets: &BTreeMap<usize, u64>,
     standing: &BTreeMap<usize, Standing>,
 ) -> bool {
-    let sum = standing
-        .values()
-        .filter_map(|it| it.told)
-        .fold(0, u64::saturating_add);
-    sum <= whole
-        && near(sum, targets.values().copied().fold(0, u64::saturating_add))
-        && targets.len() == standing.len()
+    let sum = |told: &mut dyn Iterator<Item = u64>| told.fold(0, u64::saturating_add);
+    let all = sum(&mut standing.values().filter_map(|it| it.told));
+    let wanted = standing
+        .iter()
+        .filter(|(host, _)| targets.contains_key(host));
+    let told = sum(&mut wanted.filter_map(|(_, it)| it.told));
+    all <= whole
+        && near(told, sum(&mut targets.values().copied()))
         && targets.iter().all(|(host, wanted)| {
             let told = standing.get(host).and_then(|it| it.told);
             told.is_some_and(|told| near(told, *wanted))
@@ -429,16 +445,87 @@ mod tests {
         assert_eq!(cpu(&third, &b, 1), Some(3000 - small));
     }
 
+    #[test]
+    fn a_first_part_is_large_enough_to_begin_in_or_empty() {
+        let tree = tree(&limited(3000));
+        let (a, b) = (id(1), id(2));
+        let there = [(2, busy(2500, true))];
+        let whole = round(&tree, &[view(&a, None, true, &there)])[&a].clone();
+        assert_eq!(whole.pools[&pool_id(1)].cpu_limit, Some(CpuMillis(3000)));
+        let begins = [(2, busy(1000, false))];
+        let told = round(
+            &tree,
+            &[
+                view(&a, Some(&whole), true, &there),
+                view(&b, None, false, &begins),
+            ],
+        );
+        // All of the limit is in force elsewhere.
+        let empty = Some(CpuMillis(0));
+        assert_eq!(told[&b].pools[&pool_id(1)].cpu_limit, empty);
+        let less = told[&a].pools[&pool_id(1)].cpu_limit.unwrap().0;
+        assert!(less < 2500, "{less}");
+        let next = |confirmed| {
+            round(
+                &tree,
+                &[
+                    view(&a, Some(&told[&a]), confirmed, &there),
+                    view(&b, Some(&told[&b]), true, &begins),
+                ],
+            )
+        };
+        assert!(!next(false).contains_key(&b), "nobody gave anything up yet");
+        let part = next(true)[&b].pools[&pool_id(1)].cpu_limit.unwrap().0;
+        assert_eq!(part, 3000 - less);
+    }
+
+    #[test]
+    fn a_part_counts_until_it_was_taken_back() {
+        let tree = tree(&limited(3000));
+        let (a, b) = (id(1), id(2));
+        let busy = [(2, busy(2000, true))];
+        let both = [view(&a, None, false, &busy), view(&b, None, false, &busy)];
+        let told = round(&tree, &both);
+        // The first has nothing any more, and cannot be told: something may be placed there again at any time.
+        let mut away = view(&a, Some(&told[&a]), true, &[]);
+        away.reachable = false;
+        let here = |division| view(&b, Some(division), true, &busy);
+        let cpu = |news: &BTreeMap<HostId, Division>| {
+            let part = &news.get(&b).unwrap_or(&told[&b]).pools[&pool_id(1)];
+            part.cpu_limit.map(|it| it.0)
+        };
+        assert_eq!(cpu(&round(&tree, &[away, here(&told[&b])])), Some(1500));
+        let back = round(
+            &tree,
+            &[view(&a, Some(&told[&a]), true, &[]), here(&told[&b])],
+        );
+        assert_eq!((back[&a].pools.len(), cpu(&back)), (0, Some(1500)));
+        let taken = view(&a, Some(&back[&a]), false, &[]);
+        let grown = round(&tree, &[taken, here(&told[&b])]);
+        assert_eq!(cpu(&grown), Some(3000));
+    }
+
     /// A host that hears late: divisions stored for it, how many of them it has taken, what it runs.
     #[derive(Default)]
     struct Real {
         stored: Vec<Division>,
         taken: usize,
+        /// How many were stored when something was placed there: it hears of that after them.
+        since: usize,
+    }
+
+    impl Real {
+        /// What bounds what runs there; `None`: nothing does, because it waits for its part.
+        fn bound(&self, demand: u64) -> Option<u64> {
+            let taken = self.stored.get(self.taken.checked_sub(1)?)?;
+            let part = taken.pools.get(&pool_id(1))?.cpu_limit.map(|it| it.0);
+            part.filter(|part| demand > 0 && *part > 0 && self.taken >= self.since)
+        }
     }
 
     proptest! {
-        /// Whatever hosts take and when, a pool's limit is not passed by what they have in force together, except that a
-        /// lowered limit takes until all have heard.
+        /// Whatever hosts take and when, and wherever workloads come and go, a pool's limit is not passed by what is in
+        /// force where something of it is.
         #[test]
         fn a_limit_is_not_passed_at_any_step(
             steps in proptest::collection::vec((0..3usize, 0..4000u64, 0..3usize, any::<bool>()), 1..60),
@@ -448,9 +535,16 @@ mod tests {
             let mut hosts: [Real; 3] = Default::default();
             let mut demand = [0u64; 3];
             for (changes, to, takes, all) in steps {
-                demand[changes] = to;
-                let locals: Vec<[(u8, Local); 1]> = (0..3)
-                    .map(|h| [(2, busy(demand[h].max(1), hosts[h].taken > 0))])
+                // Every now and then there is nothing any more.
+                let to = to.saturating_sub(1000);
+                if std::mem::replace(&mut demand[changes], to) == 0 {
+                    hosts[changes].since = hosts[changes].stored.len();
+                }
+                let locals: Vec<Vec<(u8, Local)>> = (0..3)
+                    .map(|h| {
+                        let local = (2, busy(demand[h], hosts[h].bound(demand[h]).is_some()));
+                        (demand[h] > 0).then_some(local).into_iter().collect()
+                    })
                     .collect();
                 let views: Vec<HostView<'_>> = (0..3)
                     .map(|h| {
@@ -467,12 +561,7 @@ mod tests {
                         host.taken = host.stored.len();
                     }
                 }
-                let in_force: u64 = hosts
-                    .iter()
-                    .filter_map(|host| host.stored.get(host.taken.checked_sub(1)?))
-                    .filter_map(|division| division.pools[&pool_id(1)].cpu_limit)
-                    .map(|it| it.0)
-                    .sum();
+                let in_force: u64 = hosts.iter().zip(demand).filter_map(|(it, demand)| it.bound(demand)).sum();
                 prop_assert!(in_force <= 3000, "{in_force}");
             }
         }

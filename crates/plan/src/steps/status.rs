@@ -3,6 +3,7 @@
 use model::{DesiredState, HostWorkload, Phase, TaskStatus};
 
 use super::fence::{self, Grip};
+use super::parts;
 use super::{End, Memory, Seen};
 
 /// The status to report; `None`: nothing of it is left.
@@ -22,14 +23,15 @@ pub(super) fn status(
         },
         _ => not_alive(memory),
     };
-    let held_back = match grip {
-        Grip::Free | Grip::Held(_) => false,
-        Grip::Waiting(_) | Grip::Ending(_) | Grip::Over => {
-            fence::is_wanted(want) && !memory.settled && !status.phase.is_alive()
-        }
-    };
-    if held_back && status.error.is_empty() {
-        status.error = fence::WAITING.to_owned();
+    let to_start = fence::is_wanted(want) && !memory.settled && !status.phase.is_alive();
+    if to_start && status.error.is_empty() {
+        status.error = match grip {
+            Grip::Waiting(_) | Grip::Ending(_) | Grip::Over => fence::WAITING.to_owned(),
+            Grip::Free | Grip::Held(_) if !parts::are_there(want, seen.parts) => {
+                parts::WAITING.to_owned()
+            }
+            Grip::Free | Grip::Held(_) => String::new(),
+        };
     }
     if status.phase.is_alive()
         && let Some(network) = seen.network

@@ -127,6 +127,7 @@ impl World {
         let seen = Seen {
             task: self.task.as_ref(),
             network: self.network.as_ref(),
+            ..Seen::default()
         };
         let plan = super::plan(want, seen, &self.memory, now, self.heard);
         self.memory = plan.memory.clone();
@@ -365,6 +366,7 @@ fn what_is_done_follows_from_wanted_and_seen() {
         let seen = Seen {
             task: seen,
             network: (attached).then_some(&network),
+            ..Seen::default()
         };
         assert_eq!(
             steps_of(&want(desired, run), seen, &memory),
@@ -394,6 +396,7 @@ fn the_restart_policy_decides_after_an_end() {
         let seen = Seen {
             task: Some(&ended),
             network: None,
+            ..Seen::default()
         };
         let plan = plan(&want, seen, &known(1, attempt), NOW);
         let status = plan.status.unwrap();
@@ -477,6 +480,7 @@ fn a_lost_end_is_found_by_killing_again() {
     let seen = Seen {
         task: Some(&running),
         network: None,
+        ..Seen::default()
     };
     let want = want(DesiredState::Removed, 1);
     let mut memory = known(1, 0);
@@ -560,6 +564,7 @@ fn a_restart_that_cannot_start_is_tried_again_for_ever() {
     let seen = Seen {
         task: Some(&ended),
         network: None,
+        ..Seen::default()
     };
     let mut memory = plan(&want, seen, &known(1, 0), NOW).memory;
     let failure = Failure {
@@ -592,6 +597,7 @@ fn a_late_result_of_a_start_changes_nothing() {
         let seen = Seen {
             task: Some(&ended),
             network: None,
+            ..Seen::default()
         };
         let before = Memory {
             begun: false,
@@ -641,6 +647,7 @@ fn losing_the_memory_begins_nothing_twice() {
         let seen = Seen {
             task: Some(&running),
             network: None,
+            ..Seen::default()
         };
         let plan = plan(&want, seen, &Memory::default(), NOW);
         assert!(

@@ -89,12 +89,11 @@ impl HostInput {
 /// What is over-committed, and by how much.
 pub(crate) type Shortage = BTreeMap<(PoolId, Resource), u64>;
 
-/// A claim that was admitted and whose commit is under way; dropped, it is taken back.
+/// A claim that was admitted and whose commit is under way, until it is dropped.
 pub(crate) struct Pending<'a> {
     control: &'a Control,
     id: WorkloadId,
     number: u64,
-    done: bool,
 }
 
 /// A change that adds to what a pool is charged.
@@ -290,11 +289,18 @@ impl Books {
         *self = anew;
     }
 
+    /// Enters what is stored; a claim whose commit is under way stays entered until that has ended.
+    fn charge(&mut self, id: &WorkloadId, stored: Option<&Claim>) {
+        if !self.pending.contains_key(id) {
+            self.ledger.set(id, stored);
+        }
+    }
+
     fn take(&mut self, change: &Change) {
         match change {
             Change::Put(versioned) => {
                 if let Some(workload) = Workload::of(&versioned.object) {
-                    self.ledger.set(&workload.id, Some(&Claim::of(workload)));
+                    self.charge(&workload.id, Some(&Claim::of(workload)));
                 }
                 if let Some(host) = Host::of(&versioned.object) {
                     let input = HostInput::of(host);
@@ -308,7 +314,7 @@ impl Books {
                 }
             }
             Change::Delete { key, .. } => match key {
-                Key::Workload(id) => self.ledger.set(id, None),
+                Key::Workload(id) => self.charge(id, None),
                 Key::Host(id) => self.reshaped |= self.hosts.remove(id).is_some(),
                 _ => {}
             },
@@ -405,7 +411,6 @@ impl Control {
             control: self,
             id: id.clone(),
             number,
-            done: false,
         }))
     }
 
@@ -472,9 +477,7 @@ impl Control {
             } => AdmitError::OutOfTurn,
             error => AdmitError::Commit(error),
         })?;
-        if let Some(pending) = pending {
-            pending.confirm();
-        }
+        drop(pending);
         Ok(revision)
     }
 
@@ -666,25 +669,17 @@ pub(crate) fn shortage(tree: &Tree) -> Shortage {
     found
 }
 
-impl Pending<'_> {
-    fn confirm(mut self) {
-        self.done = true;
-    }
-}
-
 impl Drop for Pending<'_> {
-    /// Committed: the store says the same. Not committed, or not known: what the store says counts.
+    /// From now on what the store says counts: the claim, or what has come in its place meanwhile.
     fn drop(&mut self) {
         let mut books = self.control.inner.admissions.lock();
         let Some(books) = books.as_mut() else { return };
         let mine = |(number, _): &(u64, Claim)| *number == self.number;
         if books.pending.get(&self.id).is_some_and(mine) {
             books.pending.remove(&self.id);
-            if !self.done {
-                let snapshot = self.control.snapshot();
-                let stored = snapshot.workload(&self.id).map(|row| Claim::of(&row));
-                books.ledger.set(&self.id, stored.as_ref());
-            }
+            let snapshot = self.control.snapshot();
+            let stored = snapshot.workload(&self.id).map(|row| Claim::of(&row));
+            books.ledger.set(&self.id, stored.as_ref());
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use control::pools::{PoolCreate, PoolUpdate};
-use control::workloads::RemoveOptions;
+use control::workloads::{RemoveOptions, StartOptions};
 use control::{Caller, Control, ControlConfig, ErrorKind};
 use model::{
     Binding, Counted, Name, PoolId, Principal, PrincipalId, QuotaKey, Resource, Role, Slice,
@@ -440,6 +440,50 @@ impl store::Store for Distant {
     async fn close(&self) {
         self.0.close().await;
     }
+}
+
+/// What a host reports meanwhile of a workload that is being admitted takes nothing out of the ledger.
+#[tokio::test(start_paused = true)]
+async fn a_claim_stays_entered_while_its_commit_is_on_its_way() {
+    let behind = store::open_memory();
+    let store: Arc<dyn store::Store> = Arc::new(Distant(Arc::clone(&behind)));
+    let config = ControlConfig {
+        address: "127.0.0.1:7440".into(),
+    };
+    let control = Control::open(store, config).await.unwrap();
+    let slice = json!({"quotas": {"workloads": 1}});
+    let red = pool(&control, &admin(), "red", None, slice).await.unwrap();
+    control.test_image(&red, "web").await.unwrap();
+    workload(&control, &red, "w", 0).await.unwrap();
+    let _host = control.raw_host("h1").await.unwrap();
+    let id = control
+        .snapshot()
+        .workloads_of(&red)
+        .next()
+        .unwrap()
+        .id
+        .clone();
+    let start = tokio::spawn({
+        let (control, red, id) = (control.clone(), red.clone(), id.clone());
+        async move {
+            let options = StartOptions::default();
+            control.workload_start(&admin(), &red, &id, options).await
+        }
+    });
+    // tidy: sleep: the start is on its way to the store then
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    let mut reported = behind.snapshot().workload(&id).unwrap().value().clone();
+    reported.spec.priority = Some(1);
+    let tx = store::Transaction::new().put(model::Object::Workload(reported));
+    behind.commit(tx).await.unwrap();
+    assert_eq!(control.audit_ledger(), 0);
+    let mut revisions = behind.revisions();
+    let begun = || behind.snapshot().workload(&id).unwrap().run == 1;
+    while !begun() {
+        revisions.changed().await.unwrap();
+    }
+    start.abort();
+    assert_eq!(control.audit_ledger(), 0);
 }
 
 /// Two servers on one store: whoever decides on what the other one does not know yet, loses the commit.

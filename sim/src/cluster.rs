@@ -1,51 +1,42 @@
-//! The cluster: a store, a server that can die, hosts with their wires, and the users' open requests.
+//! The cluster: a store, servers that can die, hosts with their wires, and the users' open requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use agent::clock::Clock;
 use agent::driver::ImportedImage;
 use anyhow::Context as _;
-use control::{Caller, Control, ControlConfig};
+use control::pools::PoolUpdate;
+use control::{Caller, Control};
 use model::{
-    Digest, Host, HostDesired, HostId, HostStatus, ImageConfig, ImageContent, ImageReference,
-    Layer, Name, Object, Platform, PoolId, Timestamp, WorkloadId,
+    Digest, Host, HostDesired, HostStatus, ImageConfig, ImageContent, ImageReference, Layer, Name,
+    Object, Platform, PoolId, Resource, Timestamp, WorkloadId,
 };
 use sha2::Digest as _;
 use store::{Store, Transaction};
 use tokio::task::JoinSet;
 
-use crate::checker::{Past, World};
+use crate::checker::{Past, Said, World};
 use crate::entropy::START_SECONDS;
-use crate::faulty_store::FaultyStore;
-use crate::host::SimHost;
-use crate::link;
-use crate::script::{IMAGES, POOLS};
+use crate::host::{Build, SimHost};
+use crate::link::Link;
+use crate::script::{IMAGES, SERVERS, Setting};
+use crate::server::Server;
 use crate::trace::Trace;
+use crate::usage::Appetites;
 
 /// Workloads by slot: pool and id.
 pub type Slots = Arc<Mutex<BTreeMap<usize, (PoolId, WorkloadId)>>>;
-
-/// The running server.
-pub struct Server {
-    /// Its verbs.
-    pub control: Control,
-    /// Its way to the store.
-    pub store: Arc<FaultyStore>,
-    /// Requests that are open.
-    pub requests: JoinSet<()>,
-    /// What it does by itself.
-    loops: JoinSet<()>,
-}
 
 /// Everything.
 pub struct Cluster {
     /// What all servers share.
     pub store: Arc<dyn Store>,
-    /// The server, unless it is down.
-    pub server: Option<Server>,
+    /// The servers, as far as they are not down.
+    pub servers: [Option<Server>; SERVERS],
+    /// How many servers there are.
+    pub server_count: usize,
     /// Hosts.
     pub hosts: Vec<SimHost>,
     /// Pools.
@@ -58,6 +49,10 @@ pub struct Cluster {
     pub past: Past,
     /// What happened, for people.
     pub trace: Trace,
+    /// What workloads work with.
+    pub appetites: Appetites,
+    /// Its clock.
+    pub clock: Clock,
     links: JoinSet<()>,
 }
 
@@ -114,53 +109,97 @@ fn image(number: usize) -> anyhow::Result<(ImageReference, ImportedImage)> {
     Ok((reference, imported))
 }
 
-/// How often a server looks after copies of images.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// As [`control::copies::keep_copies`], in steps of the simulated time alone.
-async fn keep_copies(control: Control) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        // A store that refuses is asked again by the next look.
-        let _ = control.keep_copies_once().await;
-    }
-}
-
 impl Cluster {
     /// A cluster that runs: hosts connected, pools made, no image imported.
     ///
     /// # Errors
     /// When a part cannot be made.
-    pub async fn start(hosts: usize, folder: &Path, trace: Trace) -> anyhow::Result<Self> {
+    pub async fn start(setting: &Setting, folder: &Path, trace: Trace) -> anyhow::Result<Self> {
         let clock = Clock::tokio(Timestamp(i64::try_from(START_SECONDS * 1000)?));
         let mut cluster = Self {
             store: store::open_memory(),
-            server: None,
+            servers: Default::default(),
+            server_count: setting.servers,
             hosts: Vec::new(),
             pools: Vec::new(),
             images: (0..IMAGES).map(image).collect::<anyhow::Result<_>>()?,
             slots: Slots::default(),
             past: Past::default(),
             trace,
+            appetites: Appetites::default(),
+            clock,
             links: JoinSet::new(),
         };
-        cluster.start_server().await?;
-        for number in 0..hosts {
-            cluster.add_host(number, folder, clock).await?;
+        for server in 0..cluster.server_count {
+            cluster.start_server(server).await?;
         }
-        let server = cluster.server.as_ref().context("the server runs")?;
-        for number in 0..POOLS {
-            let pool = server.control.test_pool(&format!("pool{number}")).await?;
-            cluster.pools.push(pool);
+        for (number, machine) in setting.machines.iter().enumerate() {
+            let pulls = cluster.images.iter();
+            let pulls = pulls.filter(|(_, image)| image.source.is_some());
+            let build = Build {
+                number,
+                machine: *machine,
+                folder: folder.to_owned(),
+                clock,
+                pulls: pulls
+                    .map(|(reference, image)| (reference.to_string(), image.clone()))
+                    .collect(),
+                contents: (0..IMAGES)
+                    .map(|number| Ok((digest(&blob(number))?, blob(number).into_bytes().into())))
+                    .collect::<anyhow::Result<_>>()?,
+            };
+            cluster.hosts.push(SimHost::new(build)?);
+            cluster.join(number).await?;
         }
+        // Pools are cut out of what hosts have.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        cluster.make_pools(setting).await?;
         Ok(cluster)
     }
 
-    async fn add_host(&mut self, number: usize, folder: &Path, clock: Clock) -> anyhow::Result<()> {
-        let hex = hex::encode(sha2::Sha256::digest(format!("host {number}").as_bytes()));
-        let id = HostId::parse(&hex[..16])?;
+    /// Every pool, empty, and then as far as it fits with what it may use.
+    async fn make_pools(&mut self, setting: &Setting) -> anyhow::Result<()> {
+        let control = self.front(0).context("a server runs")?;
+        let seconds = setting.host_loss_seconds;
+        let edit = move |it: &mut model::Installation| it.host_loss_seconds = seconds;
+        control.installation_update(&Self::caller(), edit).await?;
+        for number in 0..setting.pools.len() {
+            let pool = control.test_pool(&format!("pool{number}")).await?;
+            self.pools.push(pool);
+        }
+        for (pool, (parent, slice)) in self.pools.iter().zip(&setting.pools) {
+            let parent = parent.and_then(|parent| self.pools.get(parent));
+            let update = PoolUpdate {
+                slice: Some(slice.clone()),
+                parent: Some(parent.map(ToString::to_string)),
+                ..PoolUpdate::default()
+            };
+            let made = control
+                .pool_update(&Self::caller(), pool.as_str(), update)
+                .await;
+            if let Err(error) = made {
+                self.trace.line(format!("no slice: {}", error.message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A server that runs, another one for each number if there are several.
+    #[must_use]
+    pub fn front(&self, number: usize) -> Option<Control> {
+        let up: Vec<&Server> = self.servers.iter().flatten().collect();
+        let server = up.get(number % up.len().max(1))?;
+        Some(server.control.clone())
+    }
+
+    /// Makes the record of a host and lets its machine dial.
+    ///
+    /// # Errors
+    /// When the record cannot be made.
+    pub async fn join(&mut self, number: usize) -> anyhow::Result<()> {
+        let host = &mut self.hosts[number];
         let record = Host {
-            id: id.clone(),
+            id: host.id.clone(),
             name: Name::parse(&format!("host{number}"))?,
             zone: format!("zone{}", number % 3),
             labels: BTreeMap::new(),
@@ -171,75 +210,61 @@ impl Cluster {
             certificate_sha256: String::new(),
             previous_certificate_sha256: None,
             status: HostStatus::default(),
-            joined_at: clock.now(),
+            joined_at: self.clock.now(),
         };
         self.store
             .commit(Transaction::new().create(Object::Host(record)))
             .await?;
-        let mut host = SimHost::new(id.clone(), folder.join(format!("host{number}")), clock);
-        for (number, (reference, image)) in self.images.iter().enumerate() {
-            for layer in &image.content.layers {
-                let content = blob(number).into_bytes().into();
-                host.fake.add_content(layer.blob.clone(), content);
-            }
-            if image.source.is_some() {
-                host.fake.add_pull(&reference.to_string(), image.clone());
-            }
-        }
-        let control = self.server.as_ref().map(|server| server.control.clone());
-        host.wires.send_modify(|wires| wires.control = control);
+        let controls = control_of(&self.servers);
+        host.wires.send_modify(|wires| wires.controls = controls);
         host.start_agent();
-        self.links.spawn(link::keep_connected(
-            id,
-            host.wires.subscribe(),
-            self.past.clone(),
-            self.trace.clone(),
-        ));
-        self.hosts.push(host);
+        let mut links = Vec::new();
+        for server in 0..self.server_count {
+            let link = Link {
+                host: host.id.clone(),
+                server,
+                wires: host.wires.subscribe(),
+                shared: host.shared.clone(),
+                past: self.past.clone(),
+                trace: self.trace.clone(),
+            };
+            links.push(self.links.spawn(link.keep()));
+        }
+        host.has_links(links);
         Ok(())
     }
 
-    /// Starts a server over the store, if none runs.
+    /// Starts a server over the store, if it does not run.
     ///
     /// # Errors
     /// When it cannot open its store.
-    pub async fn start_server(&mut self) -> anyhow::Result<()> {
-        if self.server.is_some() {
+    pub async fn start_server(&mut self, number: usize) -> anyhow::Result<()> {
+        if self.servers[number].is_some() {
             return Ok(());
         }
-        let store = FaultyStore::new(Arc::clone(&self.store));
-        let config = ControlConfig {
-            address: "sim:7440".to_owned(),
-        };
-        let control = Control::open(store.clone(), config).await?;
+        let alone = self.server_count == 1;
+        let server = Server::start(&self.store, number, alone).await?;
+        self.servers[number] = Some(server);
+        let controls = control_of(&self.servers);
         for host in &self.hosts {
-            let control = Some(control.clone());
-            host.wires.send_modify(|wires| wires.control = control);
+            let controls = controls.clone();
+            host.wires.send_modify(|wires| wires.controls = controls);
         }
-        let mut loops = JoinSet::new();
-        loops.spawn(keep_copies(control.clone()));
-        self.server = Some(Server {
-            control,
-            store,
-            requests: JoinSet::new(),
-            loops,
-        });
-        self.trace.line("server up");
+        self.trace.line(format!("server {number} up"));
         Ok(())
     }
 
-    /// Kills the server with everything it has open.
-    pub async fn kill_server(&mut self) {
-        let Some(mut server) = self.server.take() else {
+    /// Kills a server with everything it has open.
+    pub async fn kill_server(&mut self, number: usize) {
+        let Some(server) = self.servers[number].take() else {
             return;
         };
-        self.trace.line("server down");
-        server.store.kill();
+        self.trace.line(format!("server {number} down"));
         for host in &self.hosts {
-            host.wires.send_modify(|wires| wires.control = None);
+            host.wires
+                .send_modify(|wires| wires.controls[number] = None);
         }
-        server.requests.shutdown().await;
-        server.loops.shutdown().await;
+        server.kill().await;
     }
 
     /// The user who may do everything.
@@ -255,19 +280,61 @@ impl Cluster {
         slots.get(&slot).cloned()
     }
 
-    /// The cluster as data.
-    #[must_use]
-    pub fn world(&mut self) -> World {
-        let mut world = World::default();
+    /// Brings what machines are up to date in the picture of the cluster; records are brought by events.
+    pub fn look(&mut self, world: &mut World) {
+        world.now = self.clock.now();
         for host in &mut self.hosts {
             host.read_journals(&self.past);
             let view = world.hosts.entry(host.id.clone()).or_default();
             view.tasks = host.fake.statuses();
             view.images = host.images();
+            view.parts = host.parts();
+            view.forgotten.clone_from(&host.forgotten);
         }
-        world.take_snapshot(&self.store.snapshot());
-        world.past = self.past.with(|past| past.clone());
-        world
+        let ids: BTreeSet<_> = self.hosts.iter().map(|host| &host.id).collect();
+        world.hosts.retain(|id, _| ids.contains(id));
+        for host in &self.hosts {
+            if let Some(view) = world.hosts.get(&host.id) {
+                let usage = self.appetites.usage(world, view);
+                self.past.with(|past| {
+                    for (pool, usage) in &usage {
+                        past.used(world.now, &host.id, pool, usage.memory_working_set.0);
+                    }
+                });
+                host.fake.use_pools(usage);
+            }
+        }
+        world.audits = self
+            .servers
+            .iter()
+            .flatten()
+            .map(|server| server.control.audit_ledger())
+            .collect();
+    }
+
+    /// Asks the servers what they say of pools now.
+    ///
+    /// # Errors
+    /// When one does not say it.
+    pub fn ask_of_pools(&self, world: &mut World) -> anyhow::Result<()> {
+        world.said.clear();
+        let caller = &Self::caller();
+        for server in self.servers.iter().flatten() {
+            let mut said = Said::default();
+            for it in server.control.pool_uses(caller)? {
+                said.uses.insert(it.pool.id.clone(), [it.cpu, it.memory]);
+            }
+            for pool in world.pools.keys() {
+                let node = server.control.pool_standing(caller, pool)?.node;
+                for resource in Resource::ALL {
+                    if node.line(resource).over_committed() {
+                        said.marked.insert((pool.clone(), resource));
+                    }
+                }
+            }
+            world.said.push(said);
+        }
+        Ok(())
     }
 
     /// Ends all agents and compares their ledgers with what they should be.
@@ -277,11 +344,11 @@ impl Cluster {
     pub async fn read_ledgers(&mut self, world: &mut World) -> anyhow::Result<()> {
         let snapshot = self.store.snapshot();
         for host in &mut self.hosts {
-            let mut ledger = host.read_ledger().await?;
-            let mut wanted = match snapshot.host(&host.id) {
-                Some(record) => control::testing::document(&snapshot, &record),
-                None => HostDesired::default(),
+            let Some(record) = snapshot.host(&host.id) else {
+                continue;
             };
+            let mut ledger = host.read_ledger().await?;
+            let mut wanted: HostDesired = control::testing::document(&snapshot, &record);
             wanted.generation = ledger.generation;
             let without_image = |id: &model::WorkloadId| {
                 let workload = snapshot.workload(id);
@@ -298,4 +365,8 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+fn control_of(servers: &[Option<Server>; SERVERS]) -> [Option<Control>; SERVERS] {
+    std::array::from_fn(|number| Some(servers[number].as_ref()?.control.clone()))
 }

@@ -3,7 +3,7 @@
 //! The program defines `getrandom` and `clock_gettime` itself. In a thread that has called [`Seeded::enter`] they
 //! answer from a seed and from tokio's paused clock; everywhere else they ask the kernel. With that, identities,
 //! the order of hash maps and the choices of tokio's `select!` follow from the seed too, without a word in the code
-//! under test.
+//! under test. The clocks that only go forward stand still with tokio's: work takes no time.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -15,12 +15,14 @@ use crate::rng::Rng;
 /// Wall clock at the start of every simulation: 2026-01-01, in seconds since the epoch.
 pub const START_SECONDS: u64 = 1_767_225_600;
 
-/// How long the machine has been up at the start of every simulation, in seconds.
-const UP_SECONDS: u64 = 3600;
+/// Time since boot at the start of every simulation, in seconds.
+const UP_SECONDS: u64 = 1_000_000;
 
 thread_local! {
     static STATE: Cell<Option<u64>> = const { Cell::new(None) };
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Tokio is being asked for its time, which may ask for the machine's.
+    static ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While this lives, the thread has neither chance nor wall clock.
@@ -46,6 +48,26 @@ impl Drop for Seeded {
         STATE.set(None);
         BEGAN.set(None);
     }
+}
+
+/// What a clock says in a simulation; `None`: the kernel knows.
+fn simulated(clock: libc::clockid_t) -> Option<Duration> {
+    STATE.get()?;
+    let start = match clock {
+        libc::CLOCK_REALTIME => START_SECONDS,
+        // Tokio's clock begins at what this one says when it is made.
+        libc::CLOCK_MONOTONIC | libc::CLOCK_BOOTTIME => UP_SECONDS,
+        _ => return None,
+    };
+    let passed = match BEGAN.get() {
+        Some(began) if !ASKING.replace(true) => {
+            let passed = began.elapsed();
+            ASKING.set(false);
+            passed
+        }
+        Some(_) | None => Duration::ZERO,
+    };
+    Some(Duration::from_secs(start) + passed)
 }
 
 fn next() -> Option<u64> {
@@ -89,8 +111,7 @@ pub unsafe extern "C" fn getrandom(
     unsafe_code,
     reason = "takes the place of libc's function, which has this form"
 )]
-/// The time: the wall clock and the time since boot from tokio's paused clock in a simulation, everything else from the
-/// kernel.
+/// The time: from tokio's paused clock in a simulation, else from the kernel.
 ///
 /// # Safety
 /// `time` must be writable, as for libc's function of this name.
@@ -99,17 +120,11 @@ pub unsafe extern "C" fn clock_gettime(
     clock: libc::clockid_t,
     time: *mut libc::timespec,
 ) -> libc::c_int {
-    let start = match clock {
-        libc::CLOCK_REALTIME => Some(START_SECONDS),
-        libc::CLOCK_BOOTTIME => Some(UP_SECONDS),
-        _ => None,
-    };
-    let Some((start, began)) = start.zip(BEGAN.get()) else {
+    let Some(now) = simulated(clock) else {
         // SAFETY: the caller's pointer, handed on as it came.
         let done = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) };
         return libc::c_int::try_from(done).unwrap_or(-1);
     };
-    let now = Duration::from_secs(start) + began.elapsed();
     let value = libc::timespec {
         tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(now.subsec_nanos()),

@@ -1,4 +1,4 @@
-//! The store as one server has it: it dies with the server, and can be slow, full, or lose its answers.
+//! The way of one server to its view of the store: it dies with the server, and can be slow, full, or lose its answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 /// One server's way to the store.
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
+    shared: bool,
     dead: AtomicBool,
     lose_answers: AtomicU64,
     refuse: AtomicU64,
@@ -20,21 +21,17 @@ pub struct FaultyStore {
 }
 
 impl FaultyStore {
-    /// A way without faults.
+    /// A way without faults; `shared`: other servers may use the store too.
     #[must_use]
-    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+    pub fn new(inner: Arc<dyn Store>, shared: bool) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            shared,
             dead: AtomicBool::new(false),
             lose_answers: AtomicU64::new(0),
             refuse: AtomicU64::new(0),
             delay_ms: AtomicU64::new(0),
         })
-    }
-
-    /// The server is gone: nothing it still does reaches the store.
-    pub fn kill(&self) {
-        self.dead.store(true, Ordering::Relaxed);
     }
 
     /// So many commits are made, but nobody hears of it.
@@ -104,7 +101,7 @@ impl Store for FaultyStore {
     }
 
     fn is_shared(&self) -> bool {
-        self.inner.is_shared()
+        self.shared
     }
 
     fn watch(&self, from: Revision) -> Result<Watch, WatchError> {
@@ -123,6 +120,7 @@ impl Store for FaultyStore {
     }
 
     async fn close(&self) {
-        self.kill();
+        self.dead.store(true, Ordering::Relaxed);
+        self.inner.close().await;
     }
 }

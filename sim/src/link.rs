@@ -1,56 +1,100 @@
-//! Carries the sessions between hosts and the server, with delays, cuts and half-dead links.
+//! Carries the sessions between hosts and servers, with delays, cuts, half-dead links, lost and doubled messages.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agent::driver::{ByteStream, DriverError, ErrorClass};
-use agent::local::{LocalServer, LocalSession};
+use agent::local::{LocalEvent, LocalServer, LocalSession};
 use async_trait::async_trait;
-use control::{Control, LinkStream};
+use control::{Control, ErrorKind, LinkStream};
 use futures::StreamExt as _;
 use model::{Digest, HostId};
 use tokio::sync::{mpsc, watch};
-use wire::link::{Frame, FromHost, SILENCE_SECONDS};
+use tokio::time::Instant;
+use wire::link::{Frame, FromHost, SILENCE_SECONDS, ToHost};
 
 use crate::checker::Past;
+use crate::script::SERVERS;
 use crate::trace::Trace;
 
 /// Messages on their way in each direction.
 const QUEUE: usize = 16;
 /// Wait before dialling again.
 const REDIAL: Duration = Duration::from_millis(150);
+/// How long servers must say that a host was removed, and none welcome it, before that is believed; as in `agent`.
+const REMOVED_SURE: Duration = Duration::from_secs(5);
 
-/// What a link depends on.
+/// What the links of a host depend on.
 #[derive(Clone, Default)]
 pub struct Wires {
-    /// The server, if it runs.
-    pub control: Option<Control>,
-    /// The way into the agent, if it runs.
-    pub sessions: Option<mpsc::Sender<LocalSession>>,
-    /// Whether nothing gets through.
-    pub blocked: bool,
+    /// The servers that run.
+    pub controls: [Option<Control>; SERVERS],
+    /// The ways into the agent, if it runs, one for each server.
+    pub sessions: [Option<mpsc::Sender<LocalEvent>>; SERVERS],
+    /// To which servers nothing gets through.
+    pub blocked: [bool; SERVERS],
     /// Grows with each cut.
     pub cuts: u64,
-    /// Whether the server does not notice the last cut for a while.
+    /// Whether servers do not notice the end of a link for a while.
     pub unnoticed: bool,
     /// How long a message takes.
     pub latency: Duration,
+    /// Whether what the host says is lost.
+    pub loses_up: bool,
+    /// Whether what is said to the host is lost.
+    pub loses_down: bool,
 }
 
 impl Wires {
-    fn usable(&self) -> bool {
-        self.control.is_some() && self.sessions.is_some() && !self.blocked
+    fn usable(&self, server: usize) -> bool {
+        self.controls[server].is_some() && self.sessions[server].is_some() && !self.blocked[server]
     }
 
-    fn still(&self, cuts: u64) -> bool {
-        self.usable() && self.cuts == cuts
+    fn still(&self, server: usize, cuts: u64) -> bool {
+        self.usable(server) && self.cuts == cuts
     }
+}
+
+/// What all links of one host share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// So many messages more come twice.
+    pub twice: AtomicU64,
+    /// Links that are open.
+    open: AtomicUsize,
+}
+
+impl Shared {
+    fn comes_twice(&self) -> bool {
+        let less = |n: u64| n.checked_sub(1);
+        self.twice
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+}
+
+/// The link of a host to a server.
+pub struct Link {
+    /// Which host.
+    pub host: HostId,
+    /// Which server.
+    pub server: usize,
+    /// What it depends on.
+    pub wires: watch::Receiver<Wires>,
+    /// What it shares with the host's other links.
+    pub shared: Arc<Shared>,
+    /// Where what it sees is remembered.
+    pub past: Past,
+    /// Where it is told.
+    pub trace: Trace,
 }
 
 /// What a server gives an agent beside the session.
 struct Server {
     control: Control,
     host: HostId,
+    number: usize,
     wires: watch::Receiver<Wires>,
     cuts: u64,
 }
@@ -62,7 +106,7 @@ impl LocalServer for Server {
         // Streams run over the same wire: a cut ends them.
         let (to_server, mut from_agent) = mpsc::channel::<Frame>(QUEUE);
         let (to_agent, from_server) = mpsc::channel::<Frame>(QUEUE);
-        let (wires, cuts) = (self.wires.clone(), self.cuts);
+        let (wires, number, cuts) = (self.wires.clone(), self.number, self.cuts);
         tokio::spawn(async move {
             let mut recv = recv;
             let up = async {
@@ -84,7 +128,7 @@ impl LocalServer for Server {
             tokio::select! {
                 () = up => {}
                 () = down => {}
-                () = gone(wires, cuts) => {}
+                () = gone(wires, number, cuts) => {}
             }
         });
         Some((to_server, from_server))
@@ -102,118 +146,197 @@ impl LocalServer for Server {
     }
 }
 
-/// Keeps a host connected for as long as its wires let it.
-pub async fn keep_connected(
-    host: HostId,
-    mut wires: watch::Receiver<Wires>,
-    past: Past,
-    trace: Trace,
-) {
-    loop {
-        let now = match wires.wait_for(Wires::usable).await {
-            Ok(now) => now.clone(),
-            Err(_) => return,
-        };
-        session(&host, now, &wires, &past, &trace).await;
-        tokio::time::sleep(REDIAL).await;
-    }
+/// How the beginning of a session went.
+enum Greeting {
+    Welcome(control::links::LinkSession, mpsc::Receiver<ToHost>),
+    Removed,
+    Failed,
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one loop over everything a session hears"
-)]
-async fn session(
-    host: &HostId,
-    now: Wires,
-    wires: &watch::Receiver<Wires>,
-    past: &Past,
-    trace: &Trace,
-) {
-    let (Some(control), Some(sessions)) = (now.control, now.sessions) else {
-        return;
-    };
-    let cuts = now.cuts;
-    let (to_agent, to_host) = mpsc::channel(QUEUE);
-    let (from_host, mut from_agent) = mpsc::channel(QUEUE);
-    let server = Arc::new(Server {
-        control: control.clone(),
-        host: host.clone(),
-        wires: wires.clone(),
-        cuts,
-    });
-    let session = LocalSession {
-        to_host,
-        from_host,
-        server,
-    };
-    let greet = async {
-        sessions.send(session).await.ok()?;
-        let FromHost::Hello(hello) = from_agent.recv().await? else {
-            return None;
-        };
-        let latency = wires.borrow().latency;
-        tokio::time::sleep(latency).await;
-        past.greeted(host, hello.generation);
-        control.link_connect(host, b"", hello).await.ok()
-    };
-    let opened = tokio::select! {
-        opened = greet => opened,
-        () = gone(wires.clone(), cuts) => None,
-    };
-    let Some((session, outgoing)) = opened else {
-        return;
-    };
-    trace.line(format!("link {} open", short(host)));
-    let ended = session.ended.clone();
-    let (session, mut outgoing) = (session, outgoing);
-    let up = async {
-        while let Some(message) = from_agent.recv().await {
-            delay(wires).await;
-            if let FromHost::Accepted { generation } = &message {
-                past.accepted(host, *generation);
+impl Link {
+    /// Keeps the host connected for as long as its wires let it.
+    pub async fn keep(mut self) {
+        let mut removed: Option<Instant> = None;
+        loop {
+            let server = self.server;
+            let now = match self.wires.wait_for(|wires| wires.usable(server)).await {
+                Ok(now) => now.clone(),
+                Err(_) => return,
+            };
+            let (Some(control), Some(sessions)) =
+                (now.controls[server].clone(), now.sessions[server].clone())
+            else {
+                return;
+            };
+            let known = self.session(control, &sessions, now.cuts).await;
+            removed = match known {
+                true => None,
+                false if self.shared.open.load(Ordering::Relaxed) > 0 => None,
+                false => removed.or_else(|| Some(Instant::now())),
+            };
+            if removed.is_some_and(|since| since.elapsed() >= REMOVED_SURE) {
+                self.trace.line(format!("removed {}", short(&self.host)));
+                let _ = sessions.send(LocalEvent::Removed).await;
             }
-            control.link_message(&session, message).await;
+            tokio::time::sleep(REDIAL).await;
         }
-    };
-    let down = async {
+    }
+
+    /// One session, or the attempt; `false`: the server says that it does not know the host.
+    async fn session(
+        &self,
+        control: Control,
+        sessions: &mpsc::Sender<LocalEvent>,
+        cuts: u64,
+    ) -> bool {
+        let (to_agent, to_host) = mpsc::channel(QUEUE);
+        let (from_host, from_agent) = mpsc::channel(QUEUE);
+        let session = LocalSession {
+            to_host,
+            from_host,
+            server: Arc::new(Server {
+                control: control.clone(),
+                host: self.host.clone(),
+                number: self.server,
+                wires: self.wires.clone(),
+                cuts,
+            }),
+        };
+        let mut from_agent = from_agent;
+        let greeting = tokio::select! {
+            greeting = self.greet(&control, sessions, session, &mut from_agent) => greeting,
+            () = self.gone(cuts) => Greeting::Failed,
+        };
+        let (session, outgoing) = match greeting {
+            Greeting::Welcome(session, outgoing) => (session, outgoing),
+            Greeting::Removed => return false,
+            Greeting::Failed => return true,
+        };
+        self.trace
+            .line(format!("link {} {} open", short(&self.host), self.server));
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
+        self.past.link_opened(&self.host);
+        let mut outgoing = outgoing;
+        let ended = session.ended.clone();
+        tokio::select! {
+            () = self.carry_up(&control, &session, &mut from_agent, cuts) => {}
+            () = self.carry_down(&mut outgoing, &to_agent, cuts) => {}
+            () = ended.cancelled() => {}
+            () = self.gone(cuts) => {}
+        }
+        self.trace
+            .line(format!("link {} {} over", short(&self.host), self.server));
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        self.past.link_closed(&self.host);
+        let unnoticed = {
+            let wires = self.wires.borrow();
+            wires.unnoticed && !wires.still(self.server, cuts)
+        };
+        if unnoticed {
+            // The server's end lives until it finds the host silent, or until the host comes again.
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(SILENCE_SECONDS)) => {}
+                    () = ended.cancelled() => {}
+                }
+                drop((session, outgoing));
+            });
+        }
+        true
+    }
+
+    async fn greet(
+        &self,
+        control: &Control,
+        sessions: &mpsc::Sender<LocalEvent>,
+        session: LocalSession,
+        from_agent: &mut mpsc::Receiver<FromHost>,
+    ) -> Greeting {
+        if sessions.send(LocalEvent::Session(session)).await.is_err() {
+            return Greeting::Failed;
+        }
+        let Some(FromHost::Hello(hello)) = from_agent.recv().await else {
+            return Greeting::Failed;
+        };
+        let latency = self.wires.borrow().latency;
+        tokio::time::sleep(latency).await;
+        self.past
+            .accepted(&self.host, self.server, hello.generation);
+        match control.link_connect(&self.host, b"", hello).await {
+            Ok((session, outgoing)) => Greeting::Welcome(session, outgoing),
+            Err(error) if error.kind == ErrorKind::NotFound => Greeting::Removed,
+            Err(_) => Greeting::Failed,
+        }
+    }
+
+    async fn carry_up(
+        &self,
+        control: &Control,
+        session: &control::links::LinkSession,
+        from_agent: &mut mpsc::Receiver<FromHost>,
+        cuts: u64,
+    ) {
+        while let Some(message) = from_agent.recv().await {
+            self.delay().await;
+            if !self.still(cuts) {
+                return;
+            }
+            if self.wires.borrow().loses_up {
+                continue;
+            }
+            if let FromHost::Accepted { generation } = &message {
+                self.past.accepted(&self.host, self.server, *generation);
+            }
+            self.past.heard(&self.host);
+            if self.shared.comes_twice() {
+                control.link_message(session, message.clone()).await;
+            }
+            control.link_message(session, message).await;
+        }
+    }
+
+    async fn carry_down(
+        &self,
+        outgoing: &mut mpsc::Receiver<ToHost>,
+        to_agent: &mpsc::Sender<ToHost>,
+        cuts: u64,
+    ) {
         while let Some(message) = outgoing.recv().await {
-            delay(wires).await;
+            self.delay().await;
+            if !self.still(cuts) {
+                return;
+            }
+            if self.wires.borrow().loses_down {
+                continue;
+            }
+            if self.shared.comes_twice() && to_agent.send(message.clone()).await.is_err() {
+                return;
+            }
             if to_agent.send(message).await.is_err() {
                 return;
             }
         }
-    };
-    tokio::select! {
-        () = up => {}
-        () = down => {}
-        () = ended.cancelled() => {}
-        () = gone(wires.clone(), cuts) => {}
     }
-    let unnoticed = wires.borrow().unnoticed && wires.borrow().cuts != cuts;
-    trace.line(format!("link {} over", short(host)));
-    if unnoticed {
-        // The server's end lives until it finds the host silent, or until the host comes again.
-        tokio::spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(SILENCE_SECONDS)) => {}
-                () = ended.cancelled() => {}
-            }
-            drop((session, outgoing));
-        });
+
+    fn still(&self, cuts: u64) -> bool {
+        self.wires.borrow().still(self.server, cuts)
+    }
+
+    async fn gone(&self, cuts: u64) {
+        gone(self.wires.clone(), self.server, cuts).await;
+    }
+
+    async fn delay(&self) {
+        let latency = self.wires.borrow().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
     }
 }
 
 /// Waits until a link of this number of cuts cannot live any more.
-async fn gone(mut wires: watch::Receiver<Wires>, cuts: u64) {
-    let _ = wires.wait_for(|w| !w.still(cuts)).await;
-}
-
-async fn delay(wires: &watch::Receiver<Wires>) {
-    let latency = wires.borrow().latency;
-    if !latency.is_zero() {
-        tokio::time::sleep(latency).await;
-    }
+async fn gone(mut wires: watch::Receiver<Wires>, server: usize, cuts: u64) {
+    let _ = wires.wait_for(|w| !w.still(server, cuts)).await;
 }
 
 /// The first digits of an id.

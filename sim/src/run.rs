@@ -1,26 +1,28 @@
 //! Plays one script, heals everything, lets it come to rest, and checks all the while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use model::{Object, WorkloadId};
 use serde::{Deserialize, Serialize};
-use store::{Change, Event, Watch};
+use store::{Event, Snapshot, Watch};
 use tokio::time::Instant;
 
-use crate::checker::When;
+use crate::checker::steps::{STEPS, Step};
+use crate::checker::{Place, When, World};
 use crate::cluster::Cluster;
 use crate::entropy::Seeded;
-use crate::link::short;
-use crate::script::{Action, Fault, Script, Size};
-use crate::trace::Trace;
+use crate::script::{Action, HostVerb, SERVERS, Script, Size};
+use crate::trace::{Trace, described};
 
-/// Longer than every wait in the system: nothing that is due is still outstanding after it.
+/// Longer than every wait in the system but the pauses of what was parked: nothing that is due is still outstanding
+/// after it.
 const REST: Duration = Duration::from_secs(130);
-/// Rests until a cluster must have come to rest.
+/// Rests until a cluster must have come to rest: pauses of what was parked are up to ten minutes.
 const RESTS: usize = 20;
+/// States that servers may have decided on that do not see everything at once.
+const SEEN: usize = 64;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -92,8 +94,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let report = runtime.block_on(async {
         seeded.start_clock();
         let trace = Trace::new(options.print);
-        let cluster = Cluster::start(options.size.hosts, folder.path(), trace).await?;
         let mut script = Script::new(options.seed, options.size);
+        let cluster = Cluster::start(&script.setting, folder.path(), trace).await?;
         if let Some(only) = &options.only {
             script = script.only(only);
         }
@@ -116,25 +118,36 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 
 /// What comes back by itself.
 #[derive(Debug, Clone, Copy)]
-enum Due {
+pub(crate) enum Due {
     Agent(usize),
-    Wire(usize),
-    Server,
+    Wires(usize),
+    Hole(usize),
+    Server(usize),
+    Store(usize),
 }
 
-struct Player {
-    cluster: Cluster,
+/// Plays a script and watches.
+pub(crate) struct Player {
+    pub(crate) cluster: Cluster,
+    world: World,
     watch: Watch,
-    due: BTreeMap<(Instant, usize), Due>,
+    /// The newest states, the newest last.
+    seen: VecDeque<Snapshot>,
+    pub(crate) due: BTreeMap<(Instant, usize), Due>,
     step: Option<usize>,
 }
 
 impl Player {
     fn new(cluster: Cluster) -> anyhow::Result<Self> {
-        let watch = cluster.store.watch(cluster.store.snapshot().revision)?;
+        let snapshot = cluster.store.snapshot();
+        let watch = cluster.store.watch(snapshot.revision)?;
+        let mut world = World::default();
+        world.take_snapshot(&snapshot);
         Ok(Self {
             cluster,
+            world,
             watch,
+            seen: VecDeque::from([snapshot]),
             due: BTreeMap::new(),
             step: None,
         })
@@ -153,6 +166,10 @@ impl Player {
                 .line(format!("step {} {:?}", step.number, step.action));
             match &step.action {
                 Action::Fault(fault) => self.fault(fault, step.number).await,
+                Action::Host {
+                    host,
+                    verb: HostVerb::Rejoin { kept },
+                } => self.rejoin(*host, *kept).await?,
                 action => self.cluster.ask(step.number, action),
             }
         }
@@ -163,6 +180,17 @@ impl Player {
         self.step = None;
         self.heal().await?;
         self.rest().await
+    }
+
+    /// A machine that was removed joins as another host.
+    async fn rejoin(&mut self, host: usize, kept: bool) -> anyhow::Result<()> {
+        let snapshot = self.cluster.store.snapshot();
+        if snapshot.host(&self.cluster.hosts[host].id).is_some() {
+            return Ok(());
+        }
+        let past = self.cluster.past.clone();
+        self.cluster.hosts[host].join_again(kept, &past).await?;
+        self.cluster.join(host).await
     }
 
     /// All images but the last are there at the beginning.
@@ -207,18 +235,65 @@ impl Player {
     }
 
     fn heard(&mut self, event: &Event) {
-        self.cluster.past.committed(event);
+        self.world.now = self.cluster.clock.now();
+        self.judge(event);
+        self.cluster.past.committed(&self.world, event);
+        self.world.apply(event);
         for change in event.changes.iter() {
             self.cluster.trace.line(described(event, change));
         }
     }
 
-    fn check(&mut self, when: When) -> Option<Failure> {
-        let world = self.cluster.world();
-        let (invariant, why) = match panicked() {
-            Some(panic) => ("no-panic", panic),
-            None => world.broken(when)?,
+    /// Looks at a commit against what was so before.
+    fn judge(&mut self, event: &Event) {
+        self.world.past = self.cluster.past.take();
+        let step = Step {
+            before: &self.world,
+            event,
         };
+        let mut wrong = Vec::new();
+        for invariant in STEPS {
+            let Err(why) = (invariant.check)(&step) else {
+                continue;
+            };
+            let older = |snapshot: &Snapshot| {
+                let mut before = World {
+                    now: self.world.now,
+                    ..World::default()
+                };
+                before.take_snapshot(snapshot);
+                let step = Step {
+                    before: &before,
+                    event,
+                };
+                (invariant.check)(&step).is_ok()
+            };
+            if !(invariant.late && self.seen.iter().rev().any(older)) {
+                wrong.push((invariant.name, why));
+            }
+        }
+        self.world.past.wrong_steps.extend(wrong);
+        self.cluster
+            .past
+            .give_back(std::mem::take(&mut self.world.past));
+        if self.seen.len() == SEEN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(self.cluster.store.snapshot());
+    }
+
+    fn check(&mut self, when: When) -> Option<Failure> {
+        self.cluster.look(&mut self.world);
+        self.world.past = self.cluster.past.take();
+        let broken = match panicked() {
+            Some(panic) => Some(("no-panic", panic)),
+            None => self.world.broken(when),
+        };
+        self.world.remember();
+        self.cluster
+            .past
+            .give_back(std::mem::take(&mut self.world.past));
+        let (invariant, why) = broken?;
         Some(self.failure(invariant, why))
     }
 
@@ -231,126 +306,6 @@ impl Player {
         }
     }
 
-    async fn come_back(&mut self) -> anyhow::Result<()> {
-        let Some(((at, number), due)) = self.due.pop_first() else {
-            return Ok(());
-        };
-        self.cluster.trace.line(format!("back: {due:?}"));
-        match due {
-            Due::Agent(host) => self.cluster.hosts[host].start_agent(),
-            Due::Wire(host) => self.cluster.hosts[host]
-                .wires
-                .send_modify(|wires| wires.blocked = false),
-            Due::Server => {
-                // A disk that is full then keeps it from starting: it is tried again.
-                if self.cluster.start_server().await.is_err() {
-                    let later = at + Duration::from_secs(1);
-                    self.due.insert((later, number), due);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn later(&mut self, number: usize, millis: u64, due: Due) {
-        let at = Instant::now() + Duration::from_millis(millis);
-        self.due.insert((at, number), due);
-    }
-
-    async fn fault(&mut self, fault: &Fault, number: usize) {
-        use agent::driver::{DriverError, ErrorClass};
-        let cluster = &mut self.cluster;
-        match *fault {
-            Fault::Cut { host, unnoticed } => cluster.hosts[host].wires.send_modify(|wires| {
-                wires.cuts += 1;
-                wires.unnoticed = unnoticed;
-            }),
-            Fault::Partition { host, millis } => {
-                cluster.hosts[host]
-                    .wires
-                    .send_modify(|wires| wires.blocked = true);
-                self.later(number, millis, Due::Wire(host));
-            }
-            Fault::Latency { host, millis } => cluster.hosts[host]
-                .wires
-                .send_modify(|wires| wires.latency = Duration::from_millis(millis)),
-            Fault::Slow { host, millis } => {
-                cluster.hosts[host].fake.slow(Duration::from_millis(millis))
-            }
-            Fault::Agent { host, millis } => {
-                cluster.hosts[host].kill_agent().await;
-                self.later(number, millis, Due::Agent(host));
-            }
-            Fault::Power { host, millis } => {
-                cluster.hosts[host].lose_power(&cluster.past).await;
-                self.later(number, millis, Due::Agent(host));
-            }
-            Fault::Server { millis } => {
-                cluster.kill_server().await;
-                self.later(number, millis, Due::Server);
-            }
-            Fault::Fail { host, op, full } => {
-                let (class, why) = if full {
-                    (ErrorClass::Full, "no space left on the simulated device")
-                } else {
-                    (ErrorClass::Failed, "a simulated hiccup")
-                };
-                cluster.hosts[host]
-                    .fake
-                    .fail_next(op, DriverError::new(class, why));
-            }
-            Fault::Hang { host, op } => {
-                cluster.hosts[host].hangs = true;
-                cluster.hosts[host].fake.hang_next(op);
-            }
-            Fault::End { slot, code } => self.end_task(slot, code),
-            Fault::LostAnswers { count } => self.with_store(|store| store.lose_answers(count)),
-            Fault::StoreFull { count } => self.with_store(|store| store.refuse(count)),
-            Fault::StoreSlow { millis } => self.with_store(|store| store.delay(millis)),
-        }
-    }
-
-    fn with_store(&self, change: impl FnOnce(&crate::faulty_store::FaultyStore)) {
-        if let Some(server) = &self.cluster.server {
-            change(&server.store);
-        }
-    }
-
-    fn end_task(&mut self, slot: usize, code: i32) {
-        let Some((_, id)) = self.cluster.slot(slot) else {
-            return;
-        };
-        for host in &self.cluster.hosts {
-            if host.fake.task(&id).is_some_and(|t| t.phase.is_alive()) {
-                if code == 137 {
-                    host.fake.run_out_of_memory(&id);
-                } else {
-                    host.fake.end(&id, code);
-                }
-            }
-        }
-    }
-
-    /// Nothing breaks any more.
-    async fn heal(&mut self) -> anyhow::Result<()> {
-        self.cluster.trace.line("heal");
-        self.due.clear();
-        self.with_store(crate::faulty_store::FaultyStore::heal);
-        self.cluster.start_server().await?;
-        for host in &mut self.cluster.hosts {
-            host.fake.heal();
-            if host.hangs {
-                host.kill_agent().await;
-            }
-            host.start_agent();
-            host.wires.send_modify(|wires| {
-                wires.blocked = false;
-                wires.latency = Duration::ZERO;
-            });
-        }
-        Ok(())
-    }
-
     /// Everything comes to rest and is then as it should be, and stays so.
     async fn rest(&mut self) -> anyhow::Result<Option<Failure>> {
         // Waits of the time before may be long: back-off, graces, patience of clients.
@@ -358,9 +313,34 @@ impl Player {
         if broken.is_some() {
             return Ok(broken);
         }
+        self.cluster.import_what_is_lost();
         if let Err(error) = self.cluster.stop_restless().await {
             return Ok(Some(self.failure("stops", error.to_string())));
         }
+        let now = self.cluster.clock.now();
+        self.cluster.past.with(|past| past.healed = Some(now));
+        if let Some(failure) = self.settle().await? {
+            return Ok(Some(failure));
+        }
+        let before = self.places();
+        for server in 0..SERVERS {
+            self.cluster.kill_server(server).await;
+        }
+        self.start_servers().await?;
+        if let Some(failure) = self.settle().await? {
+            return Ok(Some(failure));
+        }
+        let restarted = [before, self.places()];
+        self.cluster
+            .past
+            .with(|past| past.restarted = Some(restarted));
+        self.cluster.ask_of_pools(&mut self.world)?;
+        self.cluster.read_ledgers(&mut self.world).await?;
+        Ok(self.check(When::Ended))
+    }
+
+    /// Rests until nothing happens any more and everything is as it should be.
+    async fn settle(&mut self) -> anyhow::Result<Option<Failure>> {
         let mut idle = (0, 0);
         for _ in 0..RESTS {
             idle.0 = self.cluster.store.snapshot().revision.0;
@@ -373,48 +353,19 @@ impl Player {
                 break;
             }
         }
-        if let Some(failure) = self.check(When::Settled) {
-            return Ok(Some(failure));
-        }
         self.cluster.past.with(|past| past.idle = Some(idle));
-        let mut world = self.cluster.world();
-        self.cluster.read_ledgers(&mut world).await?;
-        Ok(world
-            .broken(When::Ended)
-            .map(|(invariant, why)| self.failure(invariant, why)))
+        Ok(self.check(When::Settled))
     }
-}
 
-fn brief(id: &WorkloadId) -> String {
-    id.as_str().chars().take(6).collect()
-}
+    pub(crate) async fn start_servers(&mut self) -> anyhow::Result<()> {
+        for server in 0..self.cluster.server_count {
+            self.cluster.start_server(server).await?;
+        }
+        Ok(())
+    }
 
-fn described(event: &Event, change: &Change) -> String {
-    let revision = event.revision;
-    let object = match change {
-        Change::Put(versioned) => &versioned.object,
-        Change::Delete { key, .. } => return format!("{revision} delete {key}"),
-    };
-    match object {
-        Object::Workload(w) => format!(
-            "{revision} workload {} {} {:?} run {} on {} is {:?} run {} restarts {} code {} {}",
-            brief(&w.id),
-            w.name,
-            w.desired,
-            w.run,
-            w.host.as_ref().map_or_else(|| "none".to_owned(), short),
-            w.status.phase,
-            w.status.run,
-            w.status.restart_count,
-            w.status.exit_code,
-            w.status.error,
-        ),
-        Object::Host(h) => format!(
-            "{revision} host {} connected {} images {}",
-            short(&h.id),
-            h.status.connected,
-            h.status.images.len()
-        ),
-        other => format!("{revision} {}", other.key()),
+    fn places(&self) -> BTreeMap<model::WorkloadId, Place> {
+        let workloads = self.world.workloads.values();
+        workloads.map(|it| (it.id.clone(), Place::of(it))).collect()
     }
 }

@@ -1,21 +1,24 @@
 //! What users do: verbs of control, each in a task of its own, as requests are.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
 use control::exec::ExecCreate;
 use control::images::ImportEvent;
+use control::maintenance::DrainOptions;
+use control::pools::PoolUpdate;
 use control::streams::FollowOptions;
-use control::workloads::{RemoveOptions, StopOptions, WaitCondition, WorkloadUpdate};
+use control::workloads::{RemoveOptions, StartOptions, StopOptions, WaitCondition, WorkloadUpdate};
 use control::{Control, Error, LinkStream};
 use model::{ImageId, Name, PoolId, RestartPolicy, WorkloadId, WorkloadSpec};
-
+use serde_json::{Value, json};
 use wire::link::FrameKind;
 
 use crate::checker::Wait;
 use crate::cluster::Cluster;
-use crate::script::{Action, Verb};
+use crate::script::{Action, Creation, HostVerb, PoolChange, Start, Verb};
 
 /// A user's patience: after so long a request is dropped, as when a client goes away.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,35 +30,70 @@ pub const EXEC_CODE: i32 = 3;
 type Outcome = Result<String, Error>;
 
 impl Cluster {
-    /// Begins what a user asks for; nothing happens while the server is down.
+    /// Begins what a user asks for; nothing happens while no server runs.
     pub fn ask(&mut self, number: usize, action: &Action) {
-        let Some(control) = self.server.as_ref().map(|server| server.control.clone()) else {
+        let Some(control) = self.front(number) else {
             return;
         };
         match action {
-            Action::Create { .. } => self.create(number, control, action),
-            Action::Verb { slot, verb } => {
-                if let Some((pool, id)) = self.slot(*slot) {
-                    let (verb, past) = (*verb, self.past.clone());
-                    self.request(number, async move {
-                        let outcome = workload_verb(&control, &pool, &id, verb).await?;
-                        if let Answer::Executed { exit_code } = &outcome {
-                            past.with(|past| past.execs.push((id.clone(), *exit_code)));
-                        }
-                        if let Answer::Waited(outcome) = &outcome {
-                            past.with(|past| {
-                                let runs = past.runs.get(&id).copied().unwrap_or(0);
-                                past.waits.push(Wait {
-                                    runs,
-                                    id,
-                                    outcome: outcome.clone(),
-                                });
-                            });
-                        }
-                        Ok(format!("{outcome:?}"))
+            Action::Create(creation) => self.create(number, control, creation),
+            Action::Verb { slot, verb } => self.verb(number, control, *slot, *verb),
+            Action::Pull { .. } | Action::Load { .. } | Action::ImageRemove { .. } => {
+                self.image(number, control, action);
+            }
+            Action::Host { host, verb } => {
+                let (host, verb) = (self.hosts[*host].id.clone(), *verb);
+                self.request(number, async move {
+                    host_verb(&control, &host, verb).await?;
+                    Ok(String::new())
+                });
+            }
+            Action::Pool { pool, change } => self.pool(number, control, *pool, change),
+            Action::Installation {
+                host_loss_seconds,
+                memory_overcommit,
+            } => {
+                let (seconds, ratio) = (*host_loss_seconds, *memory_overcommit);
+                self.request(number, async move {
+                    let edit = move |it: &mut model::Installation| {
+                        it.host_loss_seconds = seconds;
+                        it.memory_overcommit = model::Ratio(ratio);
+                    };
+                    control
+                        .installation_update(&Cluster::caller(), edit)
+                        .await?;
+                    Ok(String::new())
+                });
+            }
+            Action::Fault(_) => {}
+        }
+    }
+
+    fn verb(&mut self, number: usize, control: Control, slot: usize, verb: Verb) {
+        if let Some((pool, id)) = self.slot(slot) {
+            let past = self.past.clone();
+            self.request(number, async move {
+                let outcome = workload_verb(&control, &pool, &id, verb).await?;
+                if let Answer::Executed { exit_code } = &outcome {
+                    past.with(|past| past.execs.push((id.clone(), *exit_code)));
+                }
+                if let Answer::Waited(outcome) = &outcome {
+                    past.with(|past| {
+                        let runs = past.runs.get(&id).copied().unwrap_or(0);
+                        past.waits.push(Wait {
+                            runs,
+                            id,
+                            outcome: outcome.clone(),
+                        });
                     });
                 }
-            }
+                Ok(format!("{outcome:?}"))
+            });
+        }
+    }
+
+    fn image(&mut self, number: usize, control: Control, action: &Action) {
+        match action {
             Action::Pull { pool, image } => {
                 let (pool, image) = (self.pools[*pool].clone(), self.images[*image].clone());
                 let id = image.1.content.config.clone();
@@ -88,57 +126,55 @@ impl Cluster {
                     Ok(format!("{removed:?}"))
                 });
             }
-            Action::Cordon { host, cordoned } => {
-                let (host, cordoned) = (self.hosts[*host].id.clone(), *cordoned);
-                self.request(number, async move {
-                    cordon(&control, host.as_str(), cordoned).await?;
-                    Ok(String::new())
-                });
-            }
-            Action::Fault(_) => {}
+            Action::Create(_)
+            | Action::Verb { .. }
+            | Action::Host { .. }
+            | Action::Pool { .. }
+            | Action::Installation { .. }
+            | Action::Fault(_) => {}
         }
     }
 
-    fn create(&mut self, number: usize, control: Control, action: &Action) {
-        let Action::Create {
-            slot,
-            pool,
-            image,
-            command,
-            restart,
-            auto_remove,
-            start,
-        } = action.clone()
-        else {
-            return;
-        };
+    fn pool(&mut self, number: usize, control: Control, pool: usize, change: &PoolChange) {
         let pool = self.pools[pool].clone();
-        let image = self.images[image].clone();
+        let update = match change {
+            PoolChange::Slice(slice) => PoolUpdate {
+                slice: Some((**slice).clone()),
+                ..PoolUpdate::default()
+            },
+            PoolChange::Parent(parent) => PoolUpdate {
+                parent: Some(parent.map(|it| self.pools[it].to_string())),
+                ..PoolUpdate::default()
+            },
+        };
+        self.request(number, async move {
+            let caller = Cluster::caller();
+            control.pool_update(&caller, pool.as_str(), update).await?;
+            Ok(String::new())
+        });
+    }
+
+    fn create(&mut self, number: usize, control: Control, creation: &Creation) {
+        let creation = creation.clone();
+        let pool = self.pools[creation.pool].clone();
+        let image = self.images[creation.image].clone();
         let slots = self.slots.clone();
         self.request(number, async move {
             let caller = Cluster::caller();
-            let words: Vec<&str> = command.split_whitespace().collect();
-            let spec: WorkloadSpec = serde_json::from_value(serde_json::json!({
-                "restart": restart,
-                "auto_remove": auto_remove,
-                "task": {
-                    "image": image.0.familiar(),
-                    "image_id": image.1.content.config,
-                    "args": words,
-                },
-            }))
-            .map_err(|e| Error::invalid(e.to_string()))?;
-            let name = Name::parse(&format!("slot{slot}")).ok();
+            let spec = specification(&creation, &image.0.familiar(), &image.1.content.config);
+            let spec: WorkloadSpec =
+                serde_json::from_value(spec).map_err(|e| Error::invalid(e.to_string()))?;
+            let name = Name::parse(&format!("slot{}", creation.slot)).ok();
             let made = control.workload_create(&caller, &pool, name, spec).await?;
             let id = made.id.clone();
             slots
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(slot, (pool.clone(), id.clone()));
-            if start {
-                control
-                    .workload_start(&caller, &pool, &id, Default::default())
-                    .await?;
+                .insert(creation.slot, (pool.clone(), id.clone()));
+            let queue = creation.start == Start::Queued;
+            if creation.start != Start::No {
+                let options = StartOptions { queue };
+                control.workload_start(&caller, &pool, &id, options).await?;
             }
             Ok(id.short().to_string())
         });
@@ -165,7 +201,9 @@ impl Cluster {
 
     fn request(&mut self, number: usize, work: impl Future<Output = Outcome> + Send + 'static) {
         let trace = self.trace.clone();
-        if let Some(server) = &mut self.server {
+        let up = self.servers.iter().flatten().count().max(1);
+        // The one that `front` names: requests end with the server they were sent to.
+        if let Some(server) = self.servers.iter_mut().flatten().nth(number % up) {
             server.requests.spawn(async move {
                 let outcome = tokio::time::timeout(PATIENCE, work).await;
                 match outcome {
@@ -179,15 +217,35 @@ impl Cluster {
         }
     }
 
+    /// Loads images again that pools have and no host has any more, as people would.
+    pub fn import_what_is_lost(&mut self) {
+        let snapshot = self.store.snapshot();
+        let there: BTreeSet<ImageId> = snapshot
+            .hosts()
+            .flat_map(|host| host.value().status.images.clone())
+            .collect();
+        let mut loads = Vec::new();
+        for (pool, id) in self.pools.iter().enumerate() {
+            for (image, (_, content)) in self.images.iter().enumerate() {
+                let known = &content.content.config;
+                if snapshot.image(id, known).is_some() && !there.contains(known) {
+                    loads.push(Action::Load { pool, image });
+                }
+            }
+        }
+        for load in loads {
+            self.ask(0, &load);
+        }
+    }
+
     /// Stops what ends and begins again for ever, so that everything can come to rest.
     ///
     /// # Errors
     /// When one cannot be stopped.
     pub async fn stop_restless(&mut self) -> anyhow::Result<()> {
-        let Some(server) = &self.server else {
+        let Some(control) = self.front(0) else {
             return Ok(());
         };
-        let control = server.control.clone();
         let restless: Vec<(PoolId, WorkloadId)> = self
             .store
             .snapshot()
@@ -213,6 +271,51 @@ impl Cluster {
     }
 }
 
+/// What a new workload is made of.
+fn specification(creation: &Creation, image: &str, image_id: &ImageId) -> Value {
+    let words: Vec<&str> = creation.command.split_whitespace().collect();
+    let needs = creation.needs;
+    let request = json!({
+        "cpu_millis": needs.cpu_millis,
+        "memory_bytes": needs.memory_mib.map(|mib| mib << 20),
+    });
+    let mut spec = json!({
+        "restart": creation.restart,
+        "auto_remove": creation.auto_remove,
+        "on_host_loss": needs.on_host_loss,
+        "priority": needs.priority,
+        "task": {
+            "image": image,
+            "image_id": image_id,
+            "args": words,
+            "resources": { "request": request },
+        },
+    });
+    if needs.alike {
+        spec["placement"] = json!({ "spread": "alike" });
+    }
+    spec
+}
+
+async fn host_verb(control: &Control, host: &model::HostId, verb: HostVerb) -> Result<(), Error> {
+    let (caller, name) = (&Cluster::caller(), host.as_str());
+    match verb {
+        HostVerb::Cordon { cordoned: true } => drop(control.host_cordon(caller, name).await?),
+        HostVerb::Cordon { cordoned: false } => drop(control.host_uncordon(caller, name).await?),
+        HostVerb::Drain { stop_rest } => {
+            let options = DrainOptions {
+                stop_rest,
+                force: true,
+            };
+            control.host_drain(caller, name, options).await?;
+        }
+        HostVerb::Remove { force } => control.host_remove(caller, name, force).await?,
+        // Done by the machine itself.
+        HostVerb::Rejoin { .. } => {}
+    }
+    Ok(())
+}
+
 /// What a verb on a workload answered.
 #[derive(Debug)]
 enum Answer {
@@ -227,16 +330,6 @@ enum Answer {
     },
 }
 
-async fn cordon(control: &Control, host: &str, cordoned: bool) -> Result<(), Error> {
-    let caller = Cluster::caller();
-    let changed = if cordoned {
-        control.host_cordon(&caller, host).await
-    } else {
-        control.host_uncordon(&caller, host).await
-    };
-    changed.map(drop)
-}
-
 #[expect(clippy::too_many_lines, reason = "one arm per verb")]
 async fn workload_verb(
     control: &Control,
@@ -246,11 +339,10 @@ async fn workload_verb(
 ) -> Result<Answer, Error> {
     let caller = &Cluster::caller();
     match verb {
-        Verb::Start => drop(
-            control
-                .workload_start(caller, pool, id, Default::default())
-                .await?,
-        ),
+        Verb::Start { queue } => {
+            let options = StartOptions { queue };
+            control.workload_start(caller, pool, id, options).await?;
+        }
         Verb::Stop { grace } => {
             let options = StopOptions {
                 grace_seconds: Some(Some(grace)),
@@ -270,9 +362,12 @@ async fn workload_verb(
                 Name::parse(&format!("slot{number}")).map_err(|e| Error::invalid(e.to_string()))?;
             control.workload_rename(caller, pool, id, name).await?;
         }
-        Verb::Update { restart } => {
+        Verb::Update {
+            restart,
+            memory_mib,
+        } => {
             let resources = model::workload::Resources {
-                memory_limit: Some(64 << 20),
+                memory_limit: Some(memory_mib << 20),
                 ..Default::default()
             };
             let update = WorkloadUpdate {

@@ -88,6 +88,10 @@ impl Agent {
         &self.config.facts
     }
 
+    pub(crate) fn drivers(&self) -> &Drivers {
+        &self.drivers
+    }
+
     /// The id this host joined with.
     ///
     /// # Errors
@@ -157,7 +161,7 @@ impl Agent {
 }
 
 /// Takes back what belongs to the host and not to a single task.
-async fn dismantle(drivers: &Drivers) -> Result<(), DriverError> {
+pub(crate) async fn dismantle(drivers: &Drivers) -> Result<(), DriverError> {
     drivers.network.dismantle().await?;
     drivers.runtime.dismantle().await
 }

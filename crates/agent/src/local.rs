@@ -3,17 +3,19 @@
 //! What it is not: it dials nobody and knows no certificate. Whoever runs it hands it one session after the other;
 //! everything else (owner, ledger, jobs, outbox, streams) is what [`Agent::run`] uses.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use model::{Digest, HostFacts};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::link::{Frame, FromHost, Hello, PROTOCOL_VERSION, StreamRequest, ToHost};
 
-use crate::agent::{Agent, AgentError, Assembly};
-use crate::core::Event;
+use crate::agent::{Agent, AgentError, Assembly, dismantle};
+use crate::core::{Ended, Event};
 use crate::driver::{BlobSource, ByteStream, DriverError, ErrorClass};
 use crate::lease::{Beats, Lease, period};
 use crate::outbox::Outbox;
@@ -21,6 +23,14 @@ use crate::streams::{self, StreamContext};
 
 /// Frames that wait in each direction of a stream, as over HTTP/2.
 const FRAMES: usize = 8;
+
+/// What the way to a server brings.
+pub enum LocalEvent {
+    /// A session; it ends the one before.
+    Session(LocalSession),
+    /// The server says that this host was removed from the installation, and that is to be believed.
+    Removed,
+}
 
 /// A session as the host sees it. It ends when either channel closes.
 pub struct LocalSession {
@@ -42,36 +52,38 @@ pub trait LocalServer: Send + Sync {
     async fn blob(&self, digest: &Digest) -> Result<ByteStream, DriverError>;
 }
 
-/// The server of the present session, for blobs.
+/// The servers of the present sessions, for blobs.
 #[derive(Default)]
 struct Relay {
-    server: Mutex<Option<Arc<dyn LocalServer>>>,
+    servers: Mutex<BTreeMap<usize, Arc<dyn LocalServer>>>,
 }
 
 impl Relay {
-    fn set(&self, server: Option<Arc<dyn LocalServer>>) {
-        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<usize, Arc<dyn LocalServer>>) -> T) -> T {
+        change(&mut self.servers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 #[async_trait]
 impl BlobSource for Relay {
     async fn open(&self, digest: &Digest) -> Result<ByteStream, DriverError> {
-        let server = self
-            .server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let server = server.ok_or_else(|| {
-            let message = format!("cannot fetch blob {digest}: no server is reachable");
-            DriverError::new(ErrorClass::Failed, message)
-        })?;
-        server.blob(digest).await
+        let servers: Vec<_> = self.with(|servers| servers.values().cloned().collect());
+        let message = format!("cannot fetch blob {digest}: no server is reachable");
+        let mut last = DriverError::new(ErrorClass::Failed, message);
+        for server in servers {
+            match server.blob(digest).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
     }
 }
 
-/// What one session needs.
+/// What the sessions with one server need.
 struct Local {
+    link: usize,
+    relay: Arc<Relay>,
     facts: HostFacts,
     generation: watch::Receiver<u64>,
     outbox: Arc<Outbox>,
@@ -81,53 +93,73 @@ struct Local {
 }
 
 impl Agent {
-    /// Runs as [`Agent::run`] does, over sessions that are handed in; a new one ends the one before. No identity is
+    /// Runs as [`Agent::run`] does, over sessions that are handed in, for each server by a way of its own. No identity is
     /// needed. Dropping the future is like killing the agent.
     ///
     /// # Errors
-    /// When the ledger cannot be opened.
+    /// When the ledger cannot be opened, or the host was removed and something cannot be taken back.
     pub async fn run_local(
         self,
-        mut sessions: mpsc::Receiver<LocalSession>,
+        servers: Vec<mpsc::Receiver<LocalEvent>>,
         shutdown: CancellationToken,
-    ) -> Result<(), AgentError> {
+    ) -> Result<Ended, AgentError> {
         let relay = Arc::new(Relay::default());
         let facts = self.facts().clone();
-        let assembly = Assembly::new(self, 1, relay.clone()).await?;
-        let local = Local {
-            facts,
-            generation: assembly.generation.clone(),
-            outbox: assembly.outboxes.first().cloned().unwrap_or_default(),
-            events: assembly.events.clone(),
-            lease: assembly.lease.clone(),
-            streams: assembly.streams.clone(),
-        };
-        let talk = async {
-            let mut next = sessions.recv().await;
-            while let Some(session) = next {
-                relay.set(Some(session.server.clone()));
-                next = tokio::select! {
-                    biased;
-                    newer = sessions.recv() => newer,
-                    () = local.talk(session) => {
-                        relay.set(None);
-                        local.outbox.close();
-                        sessions.recv().await
-                    }
-                };
-                local.outbox.close();
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            _ = assembly.core.run(assembly.queue, shutdown) => {}
-            () = talk => {}
+        let drivers = self.drivers().clone();
+        let assembly = Assembly::new(self, servers.len(), relay.clone()).await?;
+        let mut side = JoinSet::new();
+        let outboxes = assembly.outboxes.iter().cloned();
+        for ((link, sessions), outbox) in servers.into_iter().enumerate().zip(outboxes) {
+            let local = Local {
+                link,
+                relay: relay.clone(),
+                facts: facts.clone(),
+                generation: assembly.generation.clone(),
+                outbox,
+                events: assembly.events.clone(),
+                lease: assembly.lease.clone(),
+                streams: assembly.streams.clone(),
+            };
+            side.spawn(local.run(sessions));
         }
-        Ok(())
+        let ended = assembly.core.run(assembly.queue, shutdown).await;
+        side.shutdown().await;
+        if ended == Ended::Removed {
+            dismantle(&drivers).await.map_err(AgentError::Dismantle)?;
+        }
+        Ok(ended)
     }
 }
 
 impl Local {
+    /// One session after the other, for as long as somebody may bring one.
+    async fn run(self, mut sessions: mpsc::Receiver<LocalEvent>) {
+        let mut next = sessions.recv().await;
+        while let Some(event) = next {
+            let session = match event {
+                LocalEvent::Session(session) => session,
+                LocalEvent::Removed => {
+                    let _ = self.events.send(Event::HostRemoved).await;
+                    next = sessions.recv().await;
+                    continue;
+                }
+            };
+            let server = session.server.clone();
+            self.relay.with(|servers| servers.insert(self.link, server));
+            let newer = tokio::select! {
+                biased;
+                newer = sessions.recv() => Some(newer),
+                () = self.talk(session) => None,
+            };
+            self.relay.with(|servers| servers.remove(&self.link));
+            self.outbox.close();
+            next = match newer {
+                Some(newer) => newer,
+                None => sessions.recv().await,
+            };
+        }
+    }
+
     async fn talk(&self, mut session: LocalSession) {
         let hello = FromHost::Hello(Hello {
             protocol: PROTOCOL_VERSION,
@@ -173,10 +205,12 @@ impl Local {
     async fn take(&self, session: &LocalSession, beats: &mut Beats, message: ToHost) {
         match message {
             ToHost::Welcome { .. } => {
-                let _ = self.events.send(Event::LinkUp { link: 0 }).await;
+                let link = self.link;
+                let _ = self.events.send(Event::LinkUp { link }).await;
             }
             ToHost::Desired(update) => {
-                let _ = self.events.send(Event::Desired { link: 0, update }).await;
+                let link = self.link;
+                let _ = self.events.send(Event::Desired { link, update }).await;
             }
             ToHost::OpenStream { id, request } => {
                 if let Some((send, receive)) = session.server.claim(&id) {

@@ -12,6 +12,7 @@ use model::{Host, HostId, Image, ImageId, Object, PoolId};
 pub use plan::copies::OnlyCopy;
 use plan::copies::{CopyHost, CopyImage, Standing, lacking, only_on, orders};
 use store::{CommitError, Snapshot, Transaction, WatchError};
+use tokio::task::JoinHandle;
 
 use crate::caller::{Action, Caller, Scope, ancestors};
 use crate::core::{Control, now};
@@ -26,8 +27,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A pause is at least this many times what the last look took.
 const PAUSE_TIMES: u32 = 20;
 
-/// Starts looking after copies of images; goes on until the store is closed.
-pub fn keep_copies(control: &Control) {
+/// Starts looking after copies of images; goes on until the store is closed, or the task is aborted.
+pub fn keep_copies(control: &Control) -> JoinHandle<()> {
     let control = control.clone();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(TICK);
@@ -59,7 +60,7 @@ pub fn keep_copies(control: &Control) {
             }
             tokio::time::sleep(PAUSE.max(begin.elapsed() * PAUSE_TIMES)).await;
         }
-    });
+    })
 }
 
 fn matters(kind: model::Kind) -> bool {

@@ -1,10 +1,10 @@
 //! One function for each thing that must hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{DesiredState, Phase, RestartPolicy, Workload};
+use model::{DesiredState, Phase, Resource, RestartPolicy, Workload};
 
-use super::World;
+use super::{World, placing, pools};
 
 /// When something must hold. Later ones include earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,12 +37,17 @@ const fn invariant(
 }
 
 /// All of them.
-pub const ALL: [Invariant; 25] = [
+pub const ALL: [Invariant; 40] = [
     invariant("unique-names", When::Always, unique_names),
     invariant("started-is-placed", When::Always, started_is_placed),
     invariant("status-not-ahead", When::Always, status_not_ahead),
     invariant("only-placed-runs", When::Always, only_placed_runs),
-    invariant("one-host", When::Always, one_host),
+    invariant(
+        "twice-only-by-loss",
+        When::Always,
+        placing::twice_only_by_loss,
+    ),
+    invariant("at-most-one", When::Always, placing::at_most_one_runs_once),
     invariant("attempt-once", When::Always, attempt_once),
     invariant("attempts-by-policy", When::Always, attempts_by_policy),
     invariant("runs-as-asked", When::Always, runs_as_asked),
@@ -52,14 +57,56 @@ pub const ALL: [Invariant; 25] = [
     invariant("revisions-grow", When::Always, revisions_grow),
     invariant("waits-true", When::Always, waits_true),
     invariant("execs-true", When::Always, execs_true),
+    invariant("images-kept", When::Always, images_kept),
+    invariant("ledgers-are-right", When::Always, pools::ledgers_are_right),
+    invariant(
+        "limits-hold-everywhere",
+        When::Always,
+        pools::limits_hold_everywhere,
+    ),
     invariant("hosts-connected", When::Settled, hosts_connected),
+    invariant("nothing-is-lost", When::Settled, placing::nothing_is_lost),
+    invariant("left-is-cleared", When::Settled, placing::left_is_cleared),
+    invariant("one-host", When::Settled, placing::one_host),
     invariant("removed-is-gone", When::Settled, removed_is_gone),
+    invariant(
+        "held-waits-rightly",
+        When::Settled,
+        placing::held_waits_rightly,
+    ),
+    invariant(
+        "reserved-is-served",
+        When::Settled,
+        placing::reserved_is_served,
+    ),
+    invariant("drained-is-empty", When::Settled, placing::drained_is_empty),
     invariant("running-as-wanted", When::Settled, running_as_wanted),
     invariant("stopped-is-dead", When::Settled, stopped_is_dead),
     invariant("status-true", When::Settled, status_true),
     invariant("images-recorded", When::Settled, images_recorded),
-    invariant("images-kept", When::Always, images_kept),
     invariant("images-copied", When::Settled, images_copied),
+    invariant(
+        "limits-are-in-force",
+        When::Settled,
+        pools::limits_are_in_force,
+    ),
+    invariant("moves-end", When::Settled, placing::moves_end),
+    invariant("reservations-fit", When::Ended, pools::reservations_fit),
+    invariant(
+        "entitlements-are-between",
+        When::Ended,
+        pools::entitlements_are_between,
+    ),
+    invariant(
+        "nothing-is-idle-in-need",
+        When::Ended,
+        pools::nothing_is_idle_in_need,
+    ),
+    invariant(
+        "restart-moves-nothing",
+        When::Ended,
+        placing::restart_moves_nothing,
+    ),
     invariant("images-dropped", When::Ended, images_dropped),
     invariant("documents-agree", When::Ended, documents_agree),
     invariant("idle-is-quiet", When::Ended, idle_is_quiet),
@@ -83,7 +130,9 @@ fn unique_names(world: &World) -> Result<(), String> {
 
 fn started_is_placed(world: &World) -> Result<(), String> {
     for workload in world.workloads.values() {
-        if workload.run > 0 && workload.host.is_none() {
+        // One that is being removed may be gone from its host, and have to be removed from others yet.
+        let removed = workload.desired == DesiredState::Removed;
+        if workload.run > 0 && workload.host.is_none() && !removed {
             return Err(format!(
                 "{} has run {} and no host",
                 workload.id, workload.run
@@ -107,12 +156,14 @@ fn status_not_ahead(world: &World) -> Result<(), String> {
 
 fn only_placed_runs(world: &World) -> Result<(), String> {
     for (host, view) in &world.hosts {
-        for (id, task) in &view.tasks {
-            if !task.phase.is_alive() {
-                continue;
-            }
+        if view.record.is_none() {
+            continue;
+        }
+        for (id, _) in view.living() {
             match world.workloads.get(id) {
-                Some(workload) if workload.host.as_ref() == Some(host) => {}
+                Some(workload)
+                    if workload.host.as_ref() == Some(host) || workload.left.contains_key(host) => {
+                }
                 Some(workload) => {
                     return Err(format!(
                         "{id} runs on {host}, but is placed on {:?}",
@@ -126,23 +177,13 @@ fn only_placed_runs(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-fn one_host(world: &World) -> Result<(), String> {
-    let mut seen = BTreeMap::new();
-    for (host, view) in &world.hosts {
-        for (id, task) in &view.tasks {
-            if task.phase.is_alive()
-                && let Some(other) = seen.insert(id, host)
-            {
-                return Err(format!("{id} runs on {other} and on {host}"));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn attempt_once(world: &World) -> Result<(), String> {
     for ((id, run, attempt), hosts) in &world.past.starts {
-        if hosts.len() > 1 {
+        // A machine that has lost everything does not know what it did.
+        let wipes = |host| world.past.wipes.get(host).copied().unwrap_or(0);
+        let allowed = 1 + hosts.first().map_or(0, wipes);
+        let elsewhere = hosts.iter().any(|host| Some(host) != hosts.first());
+        if hosts.len() > allowed || elsewhere {
             return Err(format!(
                 "attempt {attempt} of run {run} of {id} began {} times: {hosts:?}",
                 hosts.len()
@@ -156,6 +197,7 @@ fn attempts_by_policy(world: &World) -> Result<(), String> {
     for (id, run, attempt) in world.past.starts.keys() {
         let policies = world.past.policies.get(id).map_or(&[][..], |p| &p[..]);
         let allowed = *attempt == 0
+            || world.past.fenced.contains(id)
             || policies.iter().any(|policy| match policy {
                 RestartPolicy::No => false,
                 RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
@@ -203,7 +245,7 @@ fn drops_named(world: &World) -> Result<(), String> {
 }
 
 fn generations_grow(world: &World) -> Result<(), String> {
-    for (host, (before, after)) in &world.past.generations {
+    for ((host, _), (before, after)) in &world.past.generations {
         if after < before {
             return Err(format!("{host} went from document {before} to {after}"));
         }
@@ -242,7 +284,10 @@ fn waits_true(world: &World) -> Result<(), String> {
         let made_up = (runs == 0 && code == 0)
             || (FAILED_START.contains(&code) && wait.outcome.error.is_some())
             || (code == NEVER_STARTED && (1..=runs).any(|run| !begun(run)))
-            || (code == LOST && !world.past.lost_power.is_empty());
+            // A machine that has lost everything does not know that it ran.
+            || (code == NEVER_STARTED && !world.past.wipes.is_empty())
+            || (code == LOST && !world.past.lost_power.is_empty())
+            || (code == LOST && wait.outcome.error.is_some());
         if !real && !made_up {
             return Err(format!(
                 "a wait for {} was answered with {:?}, but it ended as {:?}",
@@ -267,7 +312,12 @@ fn execs_true(world: &World) -> Result<(), String> {
 }
 
 fn hosts_connected(world: &World) -> Result<(), String> {
-    match world.hosts.iter().find(|(_, view)| !view.connected) {
+    let known = |view: &super::HostView| view.record.is_some();
+    match world
+        .hosts
+        .iter()
+        .find(|(_, view)| known(view) && !view.connected())
+    {
         Some((host, _)) => Err(format!("{host} is not connected")),
         None => Ok(()),
     }
@@ -282,9 +332,10 @@ fn removed_is_gone(world: &World) -> Result<(), String> {
             ));
         }
     }
-    for (host, view) in &world.hosts {
+    for (host, view) in world.hosts.iter().filter(|(_, view)| view.record.is_some()) {
         for (id, task) in &view.tasks {
-            if !world.workloads.contains_key(id) {
+            let forgotten = view.forgotten.get(id) == Some(&task.run);
+            if !world.workloads.contains_key(id) && !forgotten {
                 return Err(format!("{id} was removed and is still on {host}: {task:?}"));
             }
         }
@@ -310,8 +361,20 @@ fn may_rest(workload: &Workload) -> bool {
     }
 }
 
+/// Whether a pool above a workload has a limit of nothing: a part of what all hosts have that take work, and none does.
+fn is_starved(world: &World, workload: &Workload) -> bool {
+    let tree = world.tree();
+    let path = world.path(&workload.pool);
+    let mut nodes = path.iter().filter_map(|pool| tree.node(pool));
+    nodes.any(|node| {
+        Resource::ALL
+            .map(|it| node.line(it).limit)
+            .contains(&Some(0))
+    })
+}
+
 fn running_as_wanted(world: &World) -> Result<(), String> {
-    for workload in world.workloads.values() {
+    for workload in world.workloads.values().filter(|it| it.hold.is_none()) {
         let paused = match workload.desired {
             DesiredState::Running => false,
             DesiredState::Paused => true,
@@ -332,7 +395,8 @@ fn running_as_wanted(world: &World) -> Result<(), String> {
             .get(&workload.id)
             .is_some_and(|policies| policies.len() > 1);
         let rests = may_rest(workload) || (changed && status.phase.is_final());
-        if status.run != workload.run || (status.phase != wanted && !rests) {
+        let differs = status.run != workload.run || (status.phase != wanted && !rests);
+        if differs && !is_starved(world, workload) {
             return Err(format!(
                 "{} is wanted {:?} in run {} with {:?}, and is {status:?}",
                 workload.id, workload.desired, workload.run, workload.spec.restart
@@ -348,11 +412,8 @@ fn stopped_is_dead(world: &World) -> Result<(), String> {
             workload.desired,
             DesiredState::Stopped { .. } | DesiredState::Created
         );
-        let alive = world
-            .hosts
-            .values()
-            .filter_map(|view| view.tasks.get(&workload.id))
-            .any(|task| task.phase.is_alive());
+        let mut hosts = world.hosts.values().filter(|view| view.record.is_some());
+        let alive = hosts.any(|view| view.living().any(|(id, _)| *id == workload.id));
         if stopped && alive {
             return Err(format!("{} is wanted stopped and lives", workload.id));
         }
@@ -389,10 +450,11 @@ fn status_true(world: &World) -> Result<(), String> {
 
 fn images_recorded(world: &World) -> Result<(), String> {
     for (host, view) in &world.hosts {
-        if view.images != view.recorded_images {
+        let Some(record) = &view.record else { continue };
+        if view.images != record.status.images {
             return Err(format!(
                 "{host} has {:?}, recorded is {:?}",
-                view.images, view.recorded_images
+                view.images, record.status.images
             ));
         }
     }
@@ -400,10 +462,15 @@ fn images_recorded(world: &World) -> Result<(), String> {
 }
 
 fn images_kept(world: &World) -> Result<(), String> {
-    let there = |id: &model::ImageId| world.hosts.values().any(|view| view.images.contains(id));
+    let known = |view: &&super::HostView| view.record.is_some();
+    let there = |id: &model::ImageId| {
+        let mut hosts = world.hosts.values().filter(known);
+        hosts.any(|view| view.images.contains(id))
+    };
     match world
         .images
         .iter()
+        .map(|(_, id)| id)
         .find(|id| !there(id) && !world.past.imports.in_doubt(id))
     {
         Some(id) => Err(format!("a pool has {id}, which is on no host any more")),
@@ -411,14 +478,27 @@ fn images_kept(world: &World) -> Result<(), String> {
     }
 }
 
+/// What is on some host is on two of them that stay, as far as there are hosts that take work.
 fn images_copied(world: &World) -> Result<(), String> {
-    let wanted = plan::copies::COPIES.min(world.hosts.len());
-    for id in &world.images {
+    let stays = |view: &&super::HostView| {
+        let record = view.record.as_ref();
+        record.is_some_and(|it| it.status.lost_at.is_none() && it.drain.is_none())
+    };
+    let images: BTreeSet<_> = world.images.iter().map(|(_, id)| id).collect();
+    for id in images {
         let has = |view: &&super::HostView| view.images.contains(id);
-        let copies = world.hosts.values().filter(has).count();
+        let copies = world.hosts.values().filter(stays).filter(has).count();
+        let mut others = world.hosts.values().filter(|view| !has(view));
+        let lacks = others.any(super::HostView::takes_work);
         // What no host has is for `images_kept`.
-        if copies > 0 && copies < wanted {
-            return Err(format!("{id} is on {copies} hosts instead of {wanted}"));
+        let there = world
+            .hosts
+            .values()
+            .any(|view| view.connected() && has(&view));
+        if there && lacks && copies < plan::copies::COPIES {
+            return Err(format!(
+                "{id} is on {copies} hosts that stay, and one could take it"
+            ));
         }
     }
     Ok(())
@@ -429,6 +509,10 @@ fn images_dropped(world: &World) -> Result<(), String> {
         let Some((_, wanted)) = &view.documents else {
             continue;
         };
+        // Nobody knows what images tasks need that are not in the document.
+        if !view.forgotten.is_empty() {
+            continue;
+        }
         let used = |id: &model::ImageId| wanted.workloads.values().any(|w| w.image.id == *id);
         if let Some(id) = wanted.drop_images.keys().find(|id| !used(id)) {
             return Err(format!("{host} still has {id}, which is to be dropped"));

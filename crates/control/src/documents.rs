@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::{
     Host, HostDesired, HostId, HostLoss, HostPool, HostWorkload, Image, ImageConfig, ImageContent,
@@ -17,7 +18,11 @@ use wire::link::{DesiredUpdate, ToHost};
 use crate::admission::installation;
 use crate::caller::ancestors;
 use crate::core::Control;
+use crate::error::ErrorKind;
 use crate::maintenance::{HostCondition, condition};
+
+/// Pause before it is tried again to record that a host is connected.
+const SAY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What each connected host was told last.
 #[derive(Default)]
@@ -679,13 +684,20 @@ impl Control {
         }
         let (control, id) = (self.clone(), host.id.clone());
         tokio::spawn(async move {
-            if control.inner.hub.is_connected(&id) {
-                let _ = control
-                    .host_change(&id, |host| {
-                        host.status.connected = true;
-                        host.status.lost_at = None;
-                    })
-                    .await;
+            // Until it is said or no longer true: nobody else knows of the link, and the host would be taken as lost.
+            while control.inner.hub.is_connected(&id) {
+                let said = control.host_change(&id, |host| {
+                    host.status.connected = true;
+                    host.status.lost_at = None;
+                });
+                match said.await {
+                    Err(error)
+                        if matches!(error.kind, ErrorKind::Full | ErrorKind::Unavailable) =>
+                    {
+                        tokio::time::sleep(SAY_AGAIN).await;
+                    }
+                    Ok(_) | Err(_) => return,
+                }
             }
         });
     }

@@ -949,3 +949,53 @@ async fn two_servers_write_nothing_while_there_is_no_room_for_what_waits() {
         .unwrap();
     until(&one, "it runs", |control| runs(control, &waits)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_removed_when_it_ends_is_removed_when_it_is_stopped_while_it_waits() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let red = pool(&control, "red", json!({})).await;
+    let id = started(&control, &red, "once", 1, json!({"auto_remove": true})).await;
+    until(&control, "it runs", |control| runs(control, &id)).await;
+    let mut parked = get(&control, &id);
+    parked.hold = Some(model::Hold {
+        kind: HoldKind::Parked,
+        reason: "a test".into(),
+        since: control::now(),
+        not_before: control::now().plus_millis(3_600_000),
+        grace_seconds: 1,
+    });
+    let tx = Transaction::new().put(Object::Workload(parked));
+    control.store().commit(tx).await.unwrap();
+    until(&control, "it has ended", |control| {
+        get(control, &id).status.phase == Phase::Exited
+    })
+    .await;
+    assert!(get(&control, &id).hold.is_some(), "it starts again");
+    control
+        .workload_stop(&admin(), &red, &id, StopOptions::default())
+        .await
+        .unwrap();
+    until(&control, "it is removed", |control| {
+        control.snapshot().workload(&id).is_none()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_is_forgotten_with_its_host_is_told_so() {
+    let control = Control::for_tests().await.unwrap();
+    let _all = hosts(&control, 1).await;
+    let red = pool(&control, "red", json!({})).await;
+    let id = started(&control, &red, "web", 1, json!({})).await;
+    until(&control, "it runs", |control| runs(control, &id)).await;
+    let condition = control::workloads::WaitCondition::NotRunning;
+    let wait = control
+        .workload_wait_begin(&admin(), &red, &id, condition)
+        .unwrap();
+    let host = host_name(&control, &get(&control, &id));
+    control.host_remove(&admin(), &host, true).await.unwrap();
+    let outcome = wait.await.unwrap();
+    assert_eq!(outcome.exit_code, 255);
+    assert!(outcome.error.unwrap().contains("removed"));
+}

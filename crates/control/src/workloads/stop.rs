@@ -13,6 +13,7 @@ use super::wait::HOST_LIMIT;
 use crate::caller::{Action, Caller, Scope};
 use crate::core::{Control, Seen};
 use crate::error::{Error, Result};
+use crate::observe::{is_to_go, mark_removed};
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +56,10 @@ impl Control {
                     signal: options.signal,
                 };
                 changed.hold = None;
+                // What was held ended without being removed: it was to start again.
+                if is_to_go(&changed) {
+                    mark_removed(&mut changed);
+                }
                 let tx = Transaction::new().update(row.revision(), Object::Workload(changed));
                 Ok((Some(tx), if over { Changed::Already } else { Changed::Yes }))
             })

@@ -69,7 +69,7 @@ impl Control {
         Ok(async move {
             control
                 .wait_workload(&id, None, move |_, seen| match seen {
-                    Seen::Gone(last) => Some(Ok(last.map(outcome).unwrap_or_default())),
+                    Seen::Gone(last) => Some(Ok(last.map(last_outcome).unwrap_or_default())),
                     Seen::There(workload) => waited(workload, condition, first_run, first_end)
                         .then(|| Ok(outcome(workload))),
                 })
@@ -94,6 +94,21 @@ impl Control {
 
 /// Exit code of what was killed, and of what was stopped before it was started.
 const KILLED: i32 = 137;
+
+/// Exit code of what nobody knows anything of.
+const FORGOTTEN: i32 = 255;
+
+/// How it ended when its record went: with its host, if its removal was not asked for.
+fn last_outcome(workload: &Workload) -> WaitOutcome {
+    let forgotten = workload.desired != DesiredState::Removed && workload.may_be_alive();
+    if !forgotten {
+        return outcome(workload);
+    }
+    WaitOutcome {
+        exit_code: FORGOTTEN,
+        error: Some("its host was removed from the installation while it ran".into()),
+    }
+}
 
 fn outcome(workload: &Workload) -> WaitOutcome {
     let status = &workload.status;

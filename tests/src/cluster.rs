@@ -198,6 +198,25 @@ impl Cluster {
         Pool::of_server(&self.data, &name)
     }
 
+    /// The host that a workload of a pool is on.
+    ///
+    /// # Panics
+    /// When it is on none.
+    #[expect(
+        clippy::unwrap_used,
+        reason = "test support: without it the test fails"
+    )]
+    #[must_use]
+    pub fn host_of(&self, pool: &Pool, name: &str) -> String {
+        let shown = self.plimsoll(&["ps", "--output", "json"]).ok();
+        let all: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let all = all.as_array().or_else(|| all["items"].as_array()).unwrap();
+        let one = all
+            .iter()
+            .find(|it| it["pool"]["name"] == pool.name.as_str() && it["name"] == name);
+        one.unwrap()["host"]["name"].as_str().unwrap().to_owned()
+    }
+
     /// Process ids of the cluster's programs of this role.
     #[must_use]
     pub fn pids(&self, role: Role) -> Vec<i32> {

@@ -6,6 +6,7 @@
 //! Start at [`Cluster::shared`] and [`Pool::docker`]. What always holds: a cluster is removed when its test process ends,
 //! however that happens (a helper process waits for it); every wait has a deadline and says what it last saw.
 
+pub mod cgroups;
 mod cluster;
 mod etcd;
 mod hostile;

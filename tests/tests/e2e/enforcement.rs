@@ -1,39 +1,9 @@
 //! Pools keep their line: what runs is held to it on all hosts together.
 
-use std::fs;
 use std::path::PathBuf;
 
-use serde_json::Value;
-
+use e2e::cgroups::{groups, numbers};
 use e2e::{Cluster, Pool, eventually};
-
-/// The pool's cgroups of one controller, one per host; only where the kernel has the hierarchies of cgroup v1.
-fn groups(cluster: &Cluster, pool: &Pool, controller: &str) -> Vec<PathBuf> {
-    let shown = cluster
-        .plimsoll(&["pool", "show", &pool.name, "--output", "json"])
-        .ok();
-    let shown: Value = serde_json::from_str(&shown).unwrap();
-    let id = shown["id"].as_str().unwrap();
-    let mark = cluster.id().trim_start_matches("plim");
-    let root = format!("/sys/fs/cgroup/{controller}/plimsoll");
-    let hosts = fs::read_dir(root).into_iter().flatten().flatten();
-    hosts
-        .filter(|host| host.file_name().to_string_lossy().starts_with(mark))
-        .map(|host| host.path().join(id))
-        .filter(|path| path.is_dir())
-        .collect()
-}
-
-fn numbers(groups: &[PathBuf], file: &str) -> Vec<i64> {
-    let read = |group: &PathBuf| {
-        fs::read_to_string(group.join(file))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
-    groups.iter().filter_map(read).collect()
-}
 
 #[test]
 fn a_pool_s_limit_holds_over_all_hosts_together() {
@@ -91,7 +61,7 @@ fn a_pool_s_limit_holds_over_all_hosts_together() {
 
     // The hogs on one host go: what they had goes to the others, and never is the sum above the limit.
     let hosts: Vec<String> = (0..6)
-        .map(|n| host_of(cluster, &pool, &format!("hog{n}")))
+        .map(|n| cluster.host_of(&pool, &format!("hog{n}")))
         .collect();
     for (n, host) in hosts.iter().enumerate() {
         if *host == hosts[0] {
@@ -112,16 +82,6 @@ fn a_pool_s_limit_holds_over_all_hosts_together() {
             Err(format!("{busy:?}"))
         }
     });
-}
-
-fn host_of(cluster: &Cluster, pool: &Pool, name: &str) -> String {
-    let all: Value =
-        serde_json::from_str(&cluster.plimsoll(&["ps", "--output", "json"]).ok()).unwrap();
-    let all = all.as_array().or_else(|| all["items"].as_array()).unwrap();
-    let one = all
-        .iter()
-        .find(|it| it["pool"]["name"] == pool.name.as_str() && it["name"] == name);
-    one.unwrap()["host"]["name"].as_str().unwrap().to_owned()
 }
 
 /// Busy loops on every host: more threads than the hosts have CPUs.

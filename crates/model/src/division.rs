@@ -57,7 +57,7 @@ pub struct HostPool {
     pub memory_high: Option<MemoryBytes>,
     /// Memory up to this is protected from other pools' pressure.
     pub memory_low: MemoryBytes,
-    /// Never more processes than this; `None`: what the host allows a pool, see `drivers`.
+    /// Never more processes than this; `None`: what the host allows.
     pub pids_limit: Option<u64>,
 }
 

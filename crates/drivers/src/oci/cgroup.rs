@@ -21,8 +21,6 @@ const V1_CONTROLLERS: [&str; 8] = [
 ];
 /// Controllers used on v2.
 const V2_CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
-/// Processes that are killed without freezing them first: most tasks have fewer.
-const FEW: usize = 16;
 /// A freezer needs a moment for processes in system calls.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
 /// A killed task leaves its cgroups within milliseconds; a stuck one (dead network disk) may take long.
@@ -547,17 +545,11 @@ impl Cgroup {
         {
             return write(&dir.join("cgroup.kill"), "1");
         }
-        // More rounds for what is forked meanwhile.
-        for round in 0..100 {
-            let mut processes = self.processes();
+        // More rounds for what is forked meanwhile; a bomb is bounded by its pids limit.
+        for _ in 0..100 {
+            let processes = self.processes();
             if processes.is_empty() {
                 break;
-            }
-            if (1..4).contains(&round) && processes.len() > FEW {
-                // What forks as fast as it is killed has to stand still for it. What does not freeze in time is killed
-                // in the next round.
-                let _ = self.freeze(true);
-                processes = self.processes();
             }
             for pid in processes {
                 // Gone meanwhile is as good as killed.

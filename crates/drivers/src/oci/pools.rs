@@ -26,9 +26,6 @@ const PERIOD_US: u64 = 100_000;
 const DEPTH_MAX: usize = 32;
 /// Threads whose waiting is read per round: bounds the time of a measurement to some 50 ms when a bomb went off.
 const THREADS_MAX: usize = 4096;
-/// Most processes and threads of a pool on a host whatever its kernel could bear: a bomb of so many slows nobody else
-/// noticeably down.
-const PIDS_MAX: u64 = 32_768;
 /// cgroup v1's word for no memory limit.
 const V1_UNLIMITED: &str = "-1";
 
@@ -392,28 +389,13 @@ fn press_quota_v1(dir: &Path, cap: CpuMillis, depth: usize) -> Result<(), Cgroup
     Ok(())
 }
 
-/// Processes and threads that a pool may have on this host if its part does not say: a quarter of what the kernel
-/// has numbers and memory for (proc(5), `threads-max` and `pid_max`), so that a fork bomb leaves the host to others.
-pub(super) fn pids_allowed() -> u64 {
-    static ALLOWED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *ALLOWED.get_or_init(|| {
-        let most = |name: &str| read_number(&Path::new("/proc/sys/kernel").join(name));
-        let numbers = ["threads-max", "pid_max"].into_iter().filter_map(most);
-        numbers
-            .map(|most| most / 4)
-            .chain([PIDS_MAX])
-            .min()
-            .unwrap_or(PIDS_MAX)
-    })
-}
-
 fn write_part(
     cgroup: &Cgroup,
     id: &PoolId,
     part: &HostPool,
     cpu: Option<CpuMillis>,
 ) -> Result<(), PoolsError> {
-    let pids = part.pids_limit.unwrap_or_else(pids_allowed).to_string();
+    let pids = part.pids_limit.map_or("max".to_owned(), |n| n.to_string());
     if cgroup.is_v2() {
         let Some(dir) = cgroup.dir("") else {
             return Ok(());

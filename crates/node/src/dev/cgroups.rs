@@ -59,38 +59,21 @@ fn tree(root: &Path, depth: usize) -> Vec<PathBuf> {
     all
 }
 
-/// Pids in the cluster's cgroups.
+/// Pids in the cluster's cgroups. Frozen ones are thawed, because on cgroup v1 they could not be killed.
 pub(super) fn pids(plan: &Plan) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
     for folder in roots(plan).iter().flat_map(|root| tree(root, 0)) {
         let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
-    }
-    found
-}
-
-/// Makes everything in the cluster's cgroups stand still, so that nothing forks away from being found and killed.
-pub(super) fn freeze(plan: &Plan) {
-    for root in roots(plan) {
-        set_freezer(&root, "FROZEN", "1");
-    }
-}
-
-/// Lets it go on, also what was frozen for itself: on cgroup v1 killed processes end only then.
-pub(super) fn thaw(plan: &Plan) {
-    for folder in roots(plan).iter().flat_map(|root| tree(root, 0)) {
-        set_freezer(&folder, "THAWED", "0");
-    }
-}
-
-fn set_freezer(folder: &Path, v1: &str, v2: &str) {
-    for (file, value) in [("freezer.state", v1), ("cgroup.freeze", v2)] {
-        let file = folder.join(file);
-        if file.exists() {
-            // It may vanish at any time.
-            let _ = fs::write(file, value);
+        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = folder.join(file);
+            if file.exists() {
+                // It may vanish at any time.
+                let _ = fs::write(file, value);
+            }
         }
     }
+    found
 }
 
 /// Removes the cluster's cgroups, and `plimsoll` itself where nothing else is in it.

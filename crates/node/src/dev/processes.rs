@@ -21,8 +21,6 @@ pub(super) const MARK: &str = "PLIMSOLL_DEV";
 const GRACE: Duration = Duration::from_secs(5);
 /// What the kernel gets to remove a killed process; a process stuck in a dead disk takes longer.
 const DEATH: Duration = Duration::from_secs(20);
-/// How many of those that do not end are named.
-const SHOWN: usize = 8;
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -129,42 +127,24 @@ pub(super) fn stop(programs: &BTreeSet<Process>) -> Result<()> {
     while programs.iter().any(|process| process.alive()) && Instant::now() < deadline {
         std::thread::sleep(LOOK);
     }
-    kill_all(
-        || programs.iter().copied().filter(|p| p.alive()).collect(),
-        || (),
-    )
+    kill_all(|| programs.iter().copied().filter(|p| p.alive()).collect())
 }
 
-/// Kills until nothing is found any more, as long as there are fewer and fewer; `killed` comes after each round.
-pub(super) fn kill_all(find: impl Fn() -> BTreeSet<Process>, killed: impl Fn()) -> Result<()> {
-    let mut deadline = Instant::now() + DEATH;
-    let mut fewest = usize::MAX;
+/// Kills until nothing is found any more.
+pub(super) fn kill_all(find: impl Fn() -> BTreeSet<Process>) -> Result<()> {
+    let deadline = Instant::now() + DEATH;
     loop {
         let left = find();
         if left.is_empty() {
             return Ok(());
         }
-        if left.len() < fewest {
-            // Thousands of a fork bomb need their time.
-            (fewest, deadline) = (left.len(), Instant::now() + DEATH);
-        }
         if Instant::now() > deadline {
-            killed();
-            let pids = left
-                .iter()
-                .take(SHOWN)
-                .map(|process| process.pid.to_string());
-            let pids: Vec<String> = pids.collect();
-            bail!(
-                "{} processes do not end although killed, for example {}",
-                left.len(),
-                pids.join(", ")
-            );
+            let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
+            bail!("processes {} do not end although killed", pids.join(", "));
         }
         for process in left {
             process.signal(Signal::SIGKILL);
         }
-        killed();
         std::thread::sleep(LOOK);
     }
 }

@@ -1,6 +1,5 @@
 //! Removes a cluster. Nothing here relies on the state file: what belongs to the cluster is found by its marks.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +12,6 @@ use super::plan::Plan;
 use super::processes::{self, Process};
 use super::state;
 use super::{cgroups, topology};
-
-/// How often everything stands still while it is looked for and killed.
-const FROZEN_ROUNDS: u32 = 3;
 
 /// Stops everything and removes every trace outside of the folder, and its content unless it is to be kept.
 /// Repeating it changes nothing.
@@ -37,17 +33,7 @@ pub(super) fn down(plan: &Plan, keep_data: bool) -> Result<()> {
     // Server and agents first and gently; nobody then starts anything again.
     let first: BTreeSet<Process> = all.iter().copied().filter(|p| is_program(*p)).collect();
     processes::stop(&first)?;
-    let rounds = Cell::new(0);
-    processes::kill_all(
-        || {
-            // Afterwards whatever is left is dying, and stays frozen no longer than needed.
-            if rounds.replace(rounds.get() + 1) < FROZEN_ROUNDS {
-                cgroups::freeze(plan);
-            }
-            processes::find(plan, &programs)
-        },
-        || cgroups::thaw(plan),
-    )?;
+    processes::kill_all(|| processes::find(plan, &programs))?;
     unmount(&plan.folder)?;
     topology::remove(plan)?;
     cgroups::remove(plan)?;

@@ -107,10 +107,11 @@ fn reserve(parts: &mut [HostPart], reservation: u64) {
 
 /// The whole reservation by demand, in equal parts where nothing is demanded.
 fn guarantee(parts: &mut [HostPart], reservation: u64, rooms: &[u64]) {
+    let shift = shift(parts.iter().map(|part| part.demand));
     let wanted: Vec<Part> = parts
         .iter()
         .map(|part| Part {
-            weight: (part.demand >> SHIFT).clamp(1, WEIGHT_MAX),
+            weight: part.demand >> shift,
             low: part.reserved,
             high: rooms[part.host as usize].max(part.reserved),
         })
@@ -121,10 +122,11 @@ fn guarantee(parts: &mut [HostPart], reservation: u64, rooms: &[u64]) {
 }
 
 fn limit_parts(parts: &mut [HostPart], limit: u64, rooms: &[u64]) {
+    let shift = shift(parts.iter().map(|part| part.demand));
     let wanted: Vec<Part> = parts
         .iter()
         .map(|part| Part {
-            weight: (part.demand >> SHIFT).clamp(1, WEIGHT_MAX),
+            weight: part.demand >> shift,
             low: part.amount,
             high: rooms[part.host as usize].max(part.amount),
         })
@@ -134,10 +136,12 @@ fn limit_parts(parts: &mut [HostPart], limit: u64, rooms: &[u64]) {
     }
 }
 
-/// Demand counts in 1024 units as a weight, so that the largest fits into [`WEIGHT_MAX`].
-const SHIFT: u32 = 10;
-/// The bound of [`Part::weight`].
-const WEIGHT_MAX: u64 = 1 << 44;
+/// By how many bits amounts that are weights are shortened, so that the largest keeps the bound of [`Part::weight`].
+fn shift(amounts: impl Iterator<Item = u64>) -> u32 {
+    const WEIGHT_BITS: u32 = 44;
+    let largest = amounts.max().unwrap_or(0);
+    (u64::BITS - largest.leading_zeros()).saturating_sub(WEIGHT_BITS)
+}
 
 /// One pool on one host.
 struct Cell {
@@ -160,24 +164,22 @@ struct Cells {
 
 impl Cells {
     fn gather(nodes: usize, rooms: &[u64], samples: &[Sample]) -> Self {
-        let mut order: Vec<(u64, u64)> = samples
+        let mut order: Vec<(u64, &Sample)> = samples
             .iter()
             .filter(|it| (it.node as usize) < nodes && (it.host as usize) < rooms.len())
-            .map(|it| (u64::from(it.node) << 32 | u64::from(it.host), it.demand))
+            .map(|it| (u64::from(it.node) << 32 | u64::from(it.host), it))
             .collect();
         order.sort_unstable_by_key(|(key, _)| *key);
         let mut cells: Vec<Cell> = Vec::with_capacity(order.len());
-        for (key, demand) in order {
-            let node = u32::try_from(key >> 32).unwrap_or(u32::MAX);
-            let host = u32::try_from(key & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        for (_, sample) in order {
             match cells.last_mut() {
-                Some(last) if last.node == node && last.host == host => {
-                    last.demand = last.demand.saturating_add(demand);
+                Some(last) if (last.node, last.host) == (sample.node, sample.host) => {
+                    last.demand = last.demand.saturating_add(sample.demand);
                 }
                 _ => cells.push(Cell {
-                    node,
-                    host,
-                    demand,
+                    node: sample.node,
+                    host: sample.host,
+                    demand: sample.demand,
                     amount: 0,
                 }),
             }
@@ -272,10 +274,11 @@ impl Cells {
                 }
                 continue;
             }
+            let shift = shift(here.iter().map(|at| asked[*at as usize]));
             let parts: Vec<Part> = here
                 .iter()
                 .map(|at| Part {
-                    weight: (asked[*at as usize] >> SHIFT).clamp(1, WEIGHT_MAX),
+                    weight: asked[*at as usize] >> shift,
                     low: floors[*at as usize],
                     high: asked[*at as usize],
                 })

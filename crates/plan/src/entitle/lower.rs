@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{CpuMillis, HostId, HostPool, MemoryBytes, PoolId};
 
+use super::fair::{self, Part};
 use super::hosts::{Division, HostPart};
 use crate::pools::Tree;
 use crate::pools::tree::ROOT;
@@ -41,11 +42,10 @@ pub fn host_pools(
             });
             set(line);
         };
-        for part in &cpu.nodes[at] {
+        for (part, amount) in cpu.nodes[at].iter().zip(&weights.parts[at]) {
             let room = rooms.get(part.host as usize).copied().unwrap_or(0);
-            let amount = weights.amount(at, part);
             entry(part, &|line| {
-                let weight = model::amount::scale(amount, WEIGHT_MAX, room.max(1));
+                let weight = model::amount::scale(*amount, WEIGHT_MAX, room.max(1));
                 line.cpu_weight = u32::try_from(weight.clamp(1, WEIGHT_MAX)).unwrap_or(1);
                 line.cpu_limit = part.limit.map(CpuMillis);
             });
@@ -62,68 +62,72 @@ pub fn host_pools(
     told
 }
 
-/// What CPU weights stand for.
+/// What CPU weights stand for, by node and part.
 ///
-/// A pool that sleeps keeps the weight of what is guaranteed to it, and those who borrow that meanwhile count only as far
-/// as there is more than all guarantees: so the owner has its CPU back in the moment it wakes up, before anything is
-/// measured or told.
-struct Weights<'a> {
-    tree: &'a Tree,
-    division: &'a Division,
-    rooms: &'a [u64],
-    /// By node and host, of all of its children together: what is guaranteed, and what they may use beyond that.
-    children: Vec<BTreeMap<u32, (u64, u64)>>,
+/// A pool that sleeps keeps the weight of what is guaranteed to it, so that it has its CPU back in the moment it wakes up,
+/// before anything is measured or told. Whoever may use more than what is guaranteed to it weighs as much of it as there
+/// is room for beside all guarantees, by what each may use.
+///
+/// Where guarantees take the whole host, a hundredth more is weighed for those who borrow: else they could not be told
+/// apart, and what nobody needs of its guarantee would not go by shares among them.
+struct Weights {
+    parts: Vec<Vec<u64>>,
 }
 
-impl<'a> Weights<'a> {
-    fn new(tree: &'a Tree, division: &'a Division, rooms: &'a [u64]) -> Self {
-        let mut children = vec![BTreeMap::new(); tree.nodes.len()];
-        for (at, node) in tree.nodes.iter().enumerate() {
-            let Some(parent) = node.parent else { continue };
-            for part in &division.nodes[at] {
-                let sums: &mut (u64, u64) = children[parent].entry(part.host).or_default();
-                sums.0 = sums.0.saturating_add(part.guaranteed);
-                sums.1 = sums.1.saturating_add(beyond(part));
+/// Of a host that is guaranteed as a whole, borrowers weigh one in so many.
+const SPARE_PART: u64 = 100;
+
+impl Weights {
+    fn new(tree: &Tree, division: &Division, rooms: &[u64]) -> Self {
+        let sizes = division.nodes.iter().map(Vec::len);
+        let mut parts: Vec<Vec<u64>> = sizes.map(|size| vec![0; size]).collect();
+        for (parent, node) in tree.nodes.iter().enumerate() {
+            let mut siblings: Vec<(u32, usize, usize)> = Vec::new();
+            for child in &node.children {
+                let hosts = division.nodes[*child].iter().enumerate();
+                siblings.extend(hosts.map(|(at, part)| (part.host, *child, at)));
+            }
+            siblings.sort_unstable();
+            for here in siblings.chunk_by(|a, b| a.0 == b.0) {
+                let whole = whole(division, rooms, parent, here[0].0);
+                let theirs: Vec<&HostPart> = here
+                    .iter()
+                    .map(|(_, child, at)| &division.nodes[*child][*at])
+                    .collect();
+                for ((_, child, at), amount) in here.iter().zip(weigh(whole, &theirs)) {
+                    parts[*child][*at] = amount;
+                }
             }
         }
-        Self {
-            tree,
-            division,
-            rooms,
-            children,
-        }
-    }
-
-    /// What the weight of a node on a host stands for, in thousandths of a core.
-    fn amount(&self, at: usize, part: &HostPart) -> u64 {
-        let Some(parent) = self.tree.nodes[at].parent else {
-            return part.amount;
-        };
-        let sums = self.children[parent].get(&part.host).copied();
-        let (guaranteed, all_beyond) = sums.unwrap_or_default();
-        let free = self.whole(parent, part.host).saturating_sub(guaranteed);
-        let beyond = beyond(part);
-        let lent = if all_beyond <= free {
-            beyond
-        } else {
-            model::amount::scale(beyond, free, all_beyond)
-        };
-        part.guaranteed.saturating_add(lent)
-    }
-
-    /// What a node has on a host for its children.
-    fn whole(&self, at: usize, host: u32) -> u64 {
-        let room = self.rooms.get(host as usize).copied().unwrap_or(0);
-        if at == ROOT {
-            return room;
-        }
-        let parts = &self.division.nodes[at];
-        let found = parts.binary_search_by_key(&host, |it| it.host);
-        found.map_or(room, |it| parts[it].amount.max(parts[it].guaranteed))
+        Self { parts }
     }
 }
 
-/// What a pool may use on a host beyond what is guaranteed to it.
-fn beyond(part: &HostPart) -> u64 {
-    part.amount.saturating_sub(part.guaranteed)
+/// What siblings on a host weigh.
+fn weigh(whole: u64, parts: &[&HostPart]) -> Vec<u64> {
+    let guaranteed = parts
+        .iter()
+        .map(|part| part.guaranteed)
+        .fold(0, u64::saturating_add);
+    let budget = whole.max(guaranteed.saturating_add(whole / SPARE_PART));
+    let wanted: Vec<Part> = parts
+        .iter()
+        .map(|part| Part {
+            weight: part.amount,
+            low: part.guaranteed,
+            high: part.amount.max(part.guaranteed),
+        })
+        .collect();
+    fair::divide(budget, &wanted)
+}
+
+/// What a node has on a host for its children.
+fn whole(division: &Division, rooms: &[u64], at: usize, host: u32) -> u64 {
+    let room = rooms.get(host as usize).copied().unwrap_or(0);
+    if at == ROOT {
+        return room;
+    }
+    let parts = &division.nodes[at];
+    let found = parts.binary_search_by_key(&host, |it| it.host);
+    found.map_or(room, |it| parts[it].amount.max(parts[it].guaranteed))
 }

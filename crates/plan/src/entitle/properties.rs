@@ -159,6 +159,49 @@ fn a_sleeping_owner_keeps_the_weight_of_its_reservation() {
     assert_eq!([weight(1), weight(2), weight(3)], [5000, 2500, 2500]);
 }
 
+#[test]
+fn what_is_borrowed_goes_by_shares_also_where_everything_is_reserved() {
+    let reservation = |cpu: u64| json!({"cpu": {"reservation": {"absolute": cpu}}});
+    let pools = [
+        pool(1, None, slice(reservation(6000))),
+        pool(2, None, slice(json!({}))),
+        pool(3, None, slice(json!({"cpu": {"shares": "high"}}))),
+        pool(4, None, slice(reservation(2000))),
+    ];
+    let tree = tree(&pools, 8);
+    let greedy = need(9000, 1000);
+    let own = [Demand::default(), need(0, 1000), greedy, greedy, greedy];
+    let given = entitle(&tree, CPU, &own);
+    let samples: Vec<Sample> = (1..5).map(|node| sample_of(node, 0, &own)).collect();
+    let cpu = hosts::divide(&tree, CPU, &given, &[8000], &samples);
+    let told = lower::host_pools(&tree, (&cpu, &cpu), &[host(1)], &[8000]);
+    let weight = |number| told[&host(1)][&pool_id(number)].cpu_weight;
+    assert_eq!([weight(1), weight(4)], [7500, 2500]);
+    assert!((30..40).contains(&weight(2)), "{}", weight(2));
+    assert!(weight(3).abs_diff(2 * weight(2)) <= 1, "{}", weight(3));
+}
+
+#[test]
+fn a_crowded_host_is_divided_by_what_is_wanted_there() {
+    let pools = [
+        pool(1, None, slice(json!({}))),
+        pool(2, None, slice(json!({}))),
+    ];
+    let tree = tree(&pools, 2);
+    let own = [Demand::default(), need(1500, 1500), need(500, 500)];
+    let given = entitle(&tree, CPU, &own);
+    let samples = [sample_of(1, 0, &own), sample_of(2, 0, &own)];
+    let cpu = hosts::divide(&tree, CPU, &given, &[1000, 1000], &samples);
+    let amounts = [1, 2].map(|node| cpu.nodes[node][0].amount);
+    assert_eq!(amounts, [750, 250]);
+}
+
+/// All that a node's own workloads want, on one host.
+fn sample_of(node: u32, host: u32, own: &[Demand]) -> Sample {
+    let demand = own[node as usize].demand;
+    Sample { node, host, demand }
+}
+
 // Properties.
 
 fn amount() -> impl Strategy<Value = serde_json::Value> {
@@ -289,13 +332,8 @@ proptest! {
     fn weights_keep_every_guarantee(pools in modest_pools(), cores in 9..20u64) {
         let (tree, own) = resolved(&pools, cores);
         let given = entitle(&tree, CPU, &own);
-        let samples: Vec<Sample> = (1..tree.nodes.len())
-            .map(|at| Sample {
-                node: u32::try_from(at).unwrap(),
-                host: 0,
-                demand: own[at].demand,
-            })
-            .collect();
+        let nodes = 1..u32::try_from(tree.nodes.len()).unwrap();
+        let samples: Vec<Sample> = nodes.map(|node| sample_of(node, 0, &own)).collect();
         let room = cores * 1000;
         let cpu = hosts::divide(&tree, CPU, &given, &[room], &samples);
         let told = lower::host_pools(&tree, (&cpu, &cpu), &[host(1)], &[room]);
@@ -307,9 +345,10 @@ proptest! {
         let all: u64 = top.iter().map(|at| weight(*at)).sum();
         for at in &top {
             let guaranteed = cpu.nodes[*at][0].guaranteed;
-            // Weights are whole numbers of ten thousandths.
+            // Weights are whole numbers of ten thousandths; borrowers weigh a hundredth where everything is guaranteed.
             let slack = room / 1000 + 1;
-            prop_assert!(weight(*at) * room / all.max(1) + slack >= guaranteed, "{} of {all}: {guaranteed}", weight(*at));
+            let kept = guaranteed * 100 / 101;
+            prop_assert!(weight(*at) * room / all.max(1) + slack >= kept, "{} of {all}: {guaranteed}", weight(*at));
         }
     }
 

@@ -3,6 +3,7 @@
 //! Start at [`BENCHES`]. What compares with dockerd runs both side by side in one run, with the same client and image.
 //! Nothing is left on the machine: the engines are started with folders and namespaces of their own.
 
+mod bitbrains;
 mod csv;
 mod demo;
 mod engines;
@@ -42,6 +43,9 @@ struct Options {
     /// Seeds of `openb`.
     #[arg(long)]
     seeds: Option<u32>,
+    /// Folder of `bitbrains`' trace: `vms.csv` and `demand.csv.gz`.
+    #[arg(long)]
+    trace: Option<PathBuf>,
     /// `openb`: also pod lists made from the one given, with other proportions and needs.
     #[arg(long)]
     variants: bool,
@@ -89,6 +93,11 @@ const BENCHES: &[Bench] = &[
         name: "entitle",
         what: "what 1,000 pools with 200,000 workloads may use on each of 10,000 hosts, recomputed",
         run: entitle::run,
+    },
+    Bench {
+        name: "bitbrains",
+        what: "CPU demand of 50 VMs that five pools meet: elastic, partitions, no pools (--trace)",
+        run: bitbrains::run,
     },
     Bench {
         name: "store",

@@ -165,6 +165,66 @@ async fn counted_quotas_hold_at_creation() {
 }
 
 #[tokio::test]
+async fn gpus_are_charged_while_a_workload_takes_room() {
+    let (control, hosts) = world().await;
+    control
+        .test_host_edit(&hosts[0].id, |host| {
+            host.status.facts.gpus = (0..2)
+                .map(|index| model::placement::Gpu {
+                    index,
+                    uuid: format!("GPU-{index}"),
+                    model: "T4".into(),
+                    ..Default::default()
+                })
+                .collect();
+        })
+        .await
+        .unwrap();
+    let wanted = json!({"quotas": {"gpus": 1500}});
+    let red = pool(&control, &admin(), "red", None, wanted).await.unwrap();
+    let image = control.test_image(&red, "web").await.unwrap();
+    let made = async |millis: u32| {
+        let spec = serde_json::from_value(json!({"task": {
+            "image": "web", "image_id": image, "args": ["sleep"], "gpus": {"count": 1, "millis": millis},
+        }}))
+        .unwrap();
+        let made = control.workload_create(&admin(), &red, None, spec).await;
+        made.unwrap().id.clone()
+    };
+    let start = async |id: &WorkloadId| {
+        let caller = admin();
+        let started = control.workload_start(&caller, &red, id, Default::default());
+        started.await.map(drop)
+    };
+    let used = || {
+        let standing = control.pool_standing(&admin(), &red).unwrap();
+        standing.sum[QuotaKey::Counted(Counted::Gpus)]
+    };
+    let (whole, part) = (made(1000).await, made(750).await);
+    assert_eq!(used(), 0, "what does not run has none");
+    start(&whole).await.unwrap();
+    let refused = start(&part).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Exhausted);
+    assert_eq!(
+        refused.message,
+        "pool red has its quota of 1.5 gpus used up: 1 in use, 0.75 more wanted; stop something, or ask for a higher \
+         quota"
+    );
+    assert_eq!(used(), 1000);
+    let force = RemoveOptions {
+        force: true,
+        ..RemoveOptions::default()
+    };
+    control
+        .workload_remove(&admin(), &red, &whole, force)
+        .await
+        .unwrap();
+    start(&part).await.unwrap();
+    assert_eq!(used(), 750);
+    assert_eq!(control.audit_ledger(), 0);
+}
+
+#[tokio::test]
 async fn what_says_nothing_gets_the_pools_defaults() {
     let (control, _hosts) = world().await;
     let wanted = json!({"defaults": {"memory_request": 64 << 20, "memory_limit": 256 << 20}});

@@ -290,7 +290,22 @@ fn fixed(value: u64, places: u32) -> String {
 /// Thousandths of a core as cores: `2.5`.
 #[must_use]
 pub fn cores(millis: u64) -> String {
-    fixed(millis, 3)
+    wholes(millis)
+}
+
+/// Thousandths as a number with up to three places: `2.5`.
+#[must_use]
+pub fn wholes(thousandths: u64) -> String {
+    fixed(thousandths, 3)
+}
+
+/// Reads what [`wholes`] writes.
+///
+/// # Errors
+/// When the text is something else.
+pub fn thousandths(text: &str) -> Result<u64, InvalidAmount> {
+    decimal(text.trim(), 3)
+        .ok_or_else(|| invalid(text, "a number with at most three places behind the point"))
 }
 
 const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
@@ -380,6 +395,7 @@ mod tests {
                     prop_assert_eq!(Amount::parse(resource, &amount.text(resource)), Ok(amount));
                 }
             }
+            prop_assert_eq!(thousandths(&wholes(units)), Ok(units));
         }
     }
 }

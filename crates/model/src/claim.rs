@@ -3,6 +3,7 @@
 use std::ops::{Index, IndexMut};
 
 use crate::amount::Resource;
+use crate::placement::GpuRequest;
 use crate::slice::Counted;
 use crate::workload::{DesiredState, Resources, Workload, WorkloadSpec};
 use crate::{Capacity, PoolId, WorkloadDefaults};
@@ -18,11 +19,12 @@ pub enum QuotaKey {
 
 impl QuotaKey {
     /// Every key.
-    pub const ALL: [QuotaKey; 4] = [
+    pub const ALL: [QuotaKey; 5] = [
         QuotaKey::Resource(Resource::Cpu),
         QuotaKey::Resource(Resource::Memory),
         QuotaKey::Counted(Counted::Workloads),
         QuotaKey::Counted(Counted::PublishedPorts),
+        QuotaKey::Counted(Counted::Gpus),
     ];
 
     /// As in files and messages.
@@ -39,7 +41,7 @@ impl QuotaKey {
     pub fn show(self, units: u64) -> String {
         match self {
             QuotaKey::Resource(resource) => resource.show(units),
-            QuotaKey::Counted(_) => units.to_string(),
+            QuotaKey::Counted(counted) => counted.show(units),
         }
     }
 
@@ -49,6 +51,7 @@ impl QuotaKey {
             QuotaKey::Resource(Resource::Memory) => 1,
             QuotaKey::Counted(Counted::Workloads) => 2,
             QuotaKey::Counted(Counted::PublishedPorts) => 3,
+            QuotaKey::Counted(Counted::Gpus) => 4,
         }
     }
 }
@@ -103,6 +106,8 @@ impl Charge {
             let request = workload.spec.task.resources.charge();
             charge[QuotaKey::Resource(Resource::Cpu)] = request.cpu.0;
             charge[QuotaKey::Resource(Resource::Memory)] = request.memory.0;
+            let gpus = workload.spec.task.gpus.as_ref();
+            charge[QuotaKey::Counted(Counted::Gpus)] = gpus.map_or(0, GpuRequest::total_millis);
         }
         charge
     }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::amount::{Amount, Percent, Ratio, Resource};
+use crate::amount::{self, Amount, Percent, Ratio, Resource};
+use crate::placement::GPU_MILLIS;
 
 /// What a pool may use of its parent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +145,13 @@ pub enum Counted {
     Workloads,
     /// Published ports of workloads in any state.
     PublishedPorts,
+    /// GPUs, in thousandths of one, of workloads that take room.
+    Gpus,
 }
 
 impl Counted {
     /// Everything that is counted.
-    pub const ALL: [Counted; 2] = [Counted::Workloads, Counted::PublishedPorts];
+    pub const ALL: [Counted; 3] = [Counted::Workloads, Counted::PublishedPorts, Counted::Gpus];
 
     /// As in files and messages.
     #[must_use]
@@ -156,7 +159,38 @@ impl Counted {
         match self {
             Counted::Workloads => "workloads",
             Counted::PublishedPorts => "published-ports",
+            Counted::Gpus => "gpus",
         }
+    }
+
+    /// What one of them counts.
+    #[must_use]
+    pub fn one(self) -> u64 {
+        match self {
+            Counted::Workloads | Counted::PublishedPorts => 1,
+            Counted::Gpus => u64::from(GPU_MILLIS),
+        }
+    }
+
+    /// A count in thousandths of one, which is how people and programs outside give it (`2.5` GPUs); saturating.
+    #[must_use]
+    pub fn to_thousandths(self, count: u64) -> u64 {
+        amount::scale(count, 1000, self.one())
+    }
+
+    /// The other way; `None`: of these there are only whole ones.
+    #[must_use]
+    pub fn from_thousandths(self, thousandths: u64) -> Option<u64> {
+        let scaled = u128::from(thousandths) * u128::from(self.one());
+        scaled
+            .is_multiple_of(1000)
+            .then(|| u64::try_from(scaled / 1000).unwrap_or(u64::MAX))
+    }
+
+    /// A count for people: `2.5`.
+    #[must_use]
+    pub fn show(self, count: u64) -> String {
+        amount::wholes(self.to_thousandths(count))
     }
 
     /// Reads what [`Counted::as_str`] writes.
@@ -314,6 +348,18 @@ mod tests {
             assert_eq!(Counted::parse(counted.as_str()), Some(counted));
             let json = serde_json::to_string(&counted).unwrap();
             assert_eq!(json, format!("\"{}\"", counted.as_str()));
+        }
+    }
+
+    #[test]
+    fn gpus_are_counted_in_thousandths_and_everything_else_in_whole_ones() {
+        assert_eq!(Counted::Gpus.from_thousandths(2500), Some(2500));
+        assert_eq!(Counted::Gpus.show(2500), "2.5");
+        assert_eq!(Counted::Workloads.from_thousandths(3000), Some(3));
+        assert_eq!(Counted::Workloads.from_thousandths(2500), None);
+        assert_eq!(Counted::Workloads.show(3), "3");
+        for counted in Counted::ALL {
+            assert_eq!(counted.from_thousandths(counted.to_thousandths(7)), Some(7));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use ::wire::native::Reference;
 use ::wire::native::pool_use::{PoolUse, ResourceUse};
+use ::wire::native::quantity::Quantity;
 use control::Control;
 use control::pools::PoolStanding;
 use model::{
@@ -22,7 +23,7 @@ pub(crate) fn from_wire(slice: &wire::Slice) -> Result<Slice> {
         quotas: slice
             .quotas
             .iter()
-            .map(|(name, most)| Ok((counted(name)?, *most)))
+            .map(|(name, most)| quota(name, *most))
             .collect::<Result<_>>()?,
         defaults: defaults(&slice.defaults)?,
         placement: slice.placement.as_deref().map(placement).transpose()?,
@@ -67,6 +68,18 @@ fn portion(resource: Resource, portion: &wire::Portion) -> Result<Portion> {
             Ratio::parse,
         )?,
     })
+}
+
+fn quota(name: &str, most: Quantity) -> Result<(Counted, u64)> {
+    let counted = counted(name)?;
+    let most = counted
+        .from_thousandths(most.0)
+        .ok_or_else(|| Failure::invalid(format!("quotas.{name}: {most} is not a whole number")))?;
+    Ok((counted, most))
+}
+
+fn quantity(counted: Counted, count: u64) -> Quantity {
+    Quantity(counted.to_thousandths(count))
 }
 
 fn counted(name: &str) -> Result<Counted> {
@@ -155,7 +168,7 @@ pub(crate) fn to_wire(slice: &Slice) -> wire::Slice {
         quotas: slice
             .quotas
             .iter()
-            .map(|(counted, most)| (counted.as_str().to_owned(), *most))
+            .map(|(counted, most)| (counted.as_str().to_owned(), quantity(*counted, *most)))
             .collect(),
         defaults: defaults_to_wire(&slice.defaults),
         placement: slice.placement.map(|policy| {
@@ -210,8 +223,12 @@ pub(crate) fn standing(standing: &PoolStanding) -> wire::Standing {
     };
     let counts = Counted::ALL.into_iter().map(|counted| {
         let count = wire::Count {
-            used: standing.sum[QuotaKey::Counted(counted)],
-            quota: standing.node.quotas.get(&counted).copied(),
+            used: quantity(counted, standing.sum[QuotaKey::Counted(counted)]),
+            quota: standing
+                .node
+                .quotas
+                .get(&counted)
+                .map(|most| quantity(counted, *most)),
         };
         (counted.as_str().to_owned(), count)
     });
@@ -265,7 +282,7 @@ mod tests {
     #[test]
     fn slices_read_back() {
         let text = r#"{"size": "12.5%", "hard": true, "cpu": {"reservation": "500m", "shares": "high", "expandable": false},
-            "memory": {"limit": "8GiB", "lendable": "50%", "overcommit": "1.5"}, "quotas": {"workloads": 3},
+            "memory": {"limit": "8GiB", "lendable": "50%", "overcommit": "1.5"}, "quotas": {"workloads": 3, "gpus": 2.5},
             "defaults": {"memory_limit": "256m"}, "placement": "pack", "hosts": {"disk": "ssd"},
             "on_host_loss": "restart", "priority": 7}"#;
         let slice = from_wire(&serde_json::from_str(text).unwrap()).unwrap();
@@ -284,6 +301,10 @@ mod tests {
             (r#"{"cpu": {"limit": "8GiB"}}"#, "cpu.limit: "),
             (r#"{"memory": {"shares": "huge"}}"#, "memory.shares: "),
             (r#"{"quotas": {"cats": 1}}"#, "quotas: "),
+            (
+                r#"{"quotas": {"workloads": 1.5}}"#,
+                "quotas.workloads: 1.5 is",
+            ),
             (r#"{"placement": "random"}"#, "placement: "),
         ] {
             let refused = from_wire(&serde_json::from_str(bad).unwrap()).unwrap_err();

@@ -57,7 +57,7 @@ pub struct SliceArgs {
     /// Memory requests may add up to so many times the limit
     #[arg(long, value_name = "RATIO")]
     pub overcommit_memory: Option<String>,
-    /// Highest count, for example workloads=100 or published-ports=20; can be repeated
+    /// Highest count, for example workloads=100, published-ports=20 or gpus=2.5; can be repeated
     #[arg(long = "quota", value_name = "NAME=COUNT", value_parser = value::pair)]
     pub quotas: Vec<(String, String)>,
     /// CPU charged to workloads that do not say

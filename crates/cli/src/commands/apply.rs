@@ -8,6 +8,7 @@ use serde::Deserialize;
 use wire::client::native::{Patience, path};
 use wire::native::List;
 use wire::native::pool::{Create, Pool, Update};
+use wire::native::quantity::Quantity;
 use wire::native::slice::{Portion, Slice, WorkloadDefaults};
 
 use super::slice;
@@ -46,7 +47,7 @@ struct Wanted {
     #[serde(default)]
     memory: Portion,
     #[serde(default)]
-    quotas: BTreeMap<String, u64>,
+    quotas: BTreeMap<String, Quantity>,
     #[serde(default)]
     defaults: WorkloadDefaults,
     #[serde(default)]
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn pools_inside_pools_come_after_them() {
         let steps = parse(
-            "pools:\n- name: a\n  size: 25%\n  pools:\n  - name: b\n    cpu: {limit: 2.5}\n- name: c\n  parent: a\n",
+            "pools:\n- name: a\n  size: 25%\n  pools:\n  - name: b\n    cpu: {limit: 2.5}\n    quotas: {gpus: 2.5}\n- name: c\n  parent: a\n",
         )
         .unwrap();
         let shown: Vec<(&str, Option<&str>)> = steps
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(steps[1].slice.cpu.limit.as_deref(), Some("2.5"));
         assert_eq!(
             difference(&steps[1], None),
-            ["+ parent: a", "+ cpu.limit: 2.5"]
+            ["+ parent: a", "+ cpu.limit: 2.5", "+ quotas.gpus: 2.5"]
         );
     }
 

@@ -1,6 +1,7 @@
 //! Slices: from options, compared, and shown.
 
 use wire::native::pool::Pool;
+use wire::native::quantity::Quantity;
 use wire::native::slice::{Line, Portion, Slice};
 
 use crate::args::SliceArgs;
@@ -56,12 +57,10 @@ pub(super) fn changed(before: &Slice, args: &SliceArgs) -> Result<Slice> {
             slice.quotas.remove(name);
             continue;
         }
-        let count = count.parse().map_err(|_| {
-            Failure::new(
-                exit::USAGE,
-                format!("--quota {name}={count}: not a whole number"),
+        let count = Quantity::parse(count).map_err(|_| {
+            Failure::new(exit::USAGE, format!("--quota {name}={count}: not a number")).hint(
+                "write for example workloads=100 or gpus=2.5, or workloads=none to take it back",
             )
-            .hint("write for example workloads=100, or workloads=none to take it back")
         })?;
         slice.quotas.insert(name.clone(), count);
     }
@@ -162,6 +161,7 @@ pub(super) fn tree(root: &Pool, pools: &[Pool]) -> Table {
         "MEMORY LIMIT",
         "MEMORY CHARGED",
         "WORKLOADS",
+        "GPUS",
         "STATE",
     ]);
     add(&mut table, root, pools, 0);
@@ -171,16 +171,13 @@ pub(super) fn tree(root: &Pool, pools: &[Pool]) -> Table {
 fn add(table: &mut Table, pool: &Pool, pools: &[Pool], depth: usize) {
     let (cpu, memory) = (&pool.standing.cpu, &pool.standing.memory);
     let limit = |line: &Line, show: fn(u64) -> String| line.limit.map_or("-".into(), show);
-    let workloads = pool
-        .standing
-        .counts
-        .get("workloads")
-        .copied()
-        .unwrap_or_default();
-    let quota = workloads
-        .quota
-        .map(|quota| format!("/{quota}"))
-        .unwrap_or_default();
+    let count = |name: &str| {
+        let count = pool.standing.counts.get(name).copied().unwrap_or_default();
+        match count.quota {
+            Some(quota) => format!("{}/{quota}", count.used),
+            None => count.used.to_string(),
+        }
+    };
     table.row(vec![
         format!("{}{}", "  ".repeat(depth), pool.name).into(),
         human::cores(cpu.reservation).into(),
@@ -189,7 +186,8 @@ fn add(table: &mut Table, pool: &Pool, pools: &[Pool], depth: usize) {
         human::size(memory.reservation).into(),
         limit(memory, human::size).into(),
         human::size(memory.used).into(),
-        format!("{}{quota}", workloads.used).into(),
+        count("workloads").into(),
+        count("gpus").into(),
         state(pool),
     ]);
     let mut below: Vec<&Pool> = pools

@@ -4,7 +4,7 @@
 //! reservation come from the parent's unreserved part, and so on upwards while each pool is expandable; when that is
 //! used up they are borrowed from what others reserved, do not use, and lend.
 
-use model::{Charge, PoolId, QuotaKey, Resource};
+use model::{Charge, Counted, PoolId, QuotaKey, Resource};
 
 use super::ledger::{Due, Ledger, taken};
 use super::tree::{ROOT, Tree};
@@ -60,11 +60,19 @@ impl std::fmt::Display for Refusal {
         };
         let (limit, usage) = (self.key.show(self.limit), self.key.show(self.usage));
         match self.rule {
-            Rule::Quota => write!(
-                f,
-                "{place} has its quota of {limit} {key} used up: {usage} in use, {wanted} more wanted; remove some, or \
-                 ask for a higher quota"
-            ),
+            Rule::Quota => {
+                let free_some = match self.key {
+                    QuotaKey::Counted(Counted::Gpus) | QuotaKey::Resource(_) => "stop something",
+                    QuotaKey::Counted(Counted::Workloads | Counted::PublishedPorts) => {
+                        "remove some"
+                    }
+                };
+                write!(
+                    f,
+                    "{place} has its quota of {limit} {key} used up: {usage} in use, {wanted} more wanted; {free_some}, or \
+                     ask for a higher quota"
+                )
+            }
             Rule::Limit => write!(
                 f,
                 "{place} has not enough {key} left: {wanted} wanted, {usage} of the limit of {limit} in use; stop \

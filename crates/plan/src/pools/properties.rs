@@ -1,6 +1,6 @@
 //! Tests of the pool tree, the ledger and admission: cases, and properties over random trees and claims.
 
-use model::{Charge, Installation, Pool, QuotaKey, Ratio, Resource};
+use model::{Charge, Counted, Installation, Pool, QuotaKey, Ratio, Resource};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -169,6 +169,26 @@ fn a_refusal_names_the_ancestor_that_ran_out() {
         refusal.to_string(),
         "pool p1 (above p2) has its quota of 2 workloads used up: 2 in use, 1 more wanted; remove some, or ask for a \
          higher quota"
+    );
+}
+
+#[test]
+fn gpus_are_counted_in_parts() {
+    let quotas = json!({"gpus": 2500});
+    let pools = [pool(1, None, slice(json!({ "quotas": quotas })))];
+    let mut ledger = Ledger::new(tree(&pools), []);
+    let gpus = |millis| {
+        let mut charge = charge(0, 0);
+        charge[QuotaKey::Counted(Counted::Gpus)] = millis;
+        charge
+    };
+    ledger.set(&workload_id(1), Some(&claim(1, gpus(2000))));
+    let ask = |millis| ledger.admit(&pool_id(1), Charge::NONE, gpus(millis));
+    assert!(ask(500).is_ok());
+    assert_eq!(
+        ask(750).unwrap_err().to_string(),
+        "pool p1 has its quota of 2.5 gpus used up: 2 in use, 0.75 more wanted; stop something, or ask for a higher \
+         quota"
     );
 }
 
@@ -357,17 +377,21 @@ pub(crate) fn pools() -> impl Strategy<Value = Vec<Pool>> {
         portion(8000),
         portion(16 * GIB),
         prop::option::of(0..10u64),
+        prop::option::of(0..5000u64),
     );
     proptest::collection::vec(one, 0..10).prop_map(|list| {
         let pools = list.into_iter().enumerate();
         pools
-            .map(|(at, (parent, cpu, memory, quota))| {
+            .map(|(at, (parent, cpu, memory, quota, gpus))| {
                 let number = u8::try_from(at).unwrap() + 1;
                 let parent = parent.index(at + 1);
                 let parent = (parent > 0).then(|| u8::try_from(parent).unwrap());
-                let mut wanted = json!({"cpu": cpu, "memory": memory});
+                let mut wanted = json!({"cpu": cpu, "memory": memory, "quotas": {}});
                 if let Some(quota) = quota {
-                    wanted["quotas"] = json!({"workloads": quota});
+                    wanted["quotas"]["workloads"] = json!(quota);
+                }
+                if let Some(gpus) = gpus {
+                    wanted["quotas"]["gpus"] = json!(gpus);
                 }
                 pool(number, parent, slice(wanted))
             })
@@ -377,8 +401,12 @@ pub(crate) fn pools() -> impl Strategy<Value = Vec<Pool>> {
 
 /// A claim on a pool, perhaps one that is not there.
 fn claims() -> impl Strategy<Value = Vec<(u32, Option<(u8, Charge)>)>> {
-    let one = (0..11u8, 0..4000u64, 0..8 * GIB)
-        .prop_map(|(pool, cpu, memory)| (pool, charge(cpu, memory)));
+    let gpus = prop_oneof![2 => Just(0), 1 => 0..2000u64];
+    let one = (0..11u8, 0..4000u64, 0..8 * GIB, gpus).prop_map(|(pool, cpu, memory, gpus)| {
+        let mut charge = charge(cpu, memory);
+        charge[QuotaKey::Counted(Counted::Gpus)] = gpus;
+        (pool, charge)
+    });
     proptest::collection::vec((0..20u32, prop::option::weighted(0.8, one)), 0..60)
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn room(cores: u64, gib: u64) -> HostRoom<'static> {
     }
 }
 
-/// A charge of CPU (thousandths), memory (bytes), one workload and no ports.
+/// A charge of CPU (thousandths), memory (bytes), one workload, no ports and no GPU.
 pub(crate) fn charge(cpu: u64, memory: u64) -> Charge {
     let mut charge = Charge::NONE;
     charge[QuotaKey::Resource(Resource::Cpu)] = cpu;

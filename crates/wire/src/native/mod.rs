@@ -16,6 +16,7 @@ pub mod image;
 pub mod pool;
 pub mod pool_use;
 pub mod problem;
+pub mod quantity;
 pub mod slice;
 pub mod stream;
 pub mod system;

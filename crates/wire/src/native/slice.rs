@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::quantity::Quantity;
+
 /// What a pool may use of its parent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Slice)]
@@ -25,8 +27,9 @@ pub struct Slice {
     pub cpu: Portion,
     /// Memory.
     pub memory: Portion,
-    /// Highest counts by name: `workloads`, `published-ports`.
-    pub quotas: BTreeMap<String, u64>,
+    /// Highest counts by name: `workloads`, `published-ports`, and `gpus`, of which there are parts (`2.5`).
+    #[schema(value_type = BTreeMap<String, f64>)]
+    pub quotas: BTreeMap<String, Quantity>,
     /// What workloads get that do not say.
     pub defaults: WorkloadDefaults,
     /// How hosts are chosen, `balance` or `pack`; absent: as in the parent.
@@ -163,10 +166,12 @@ pub struct Line {
 #[serde(default)]
 pub struct Count {
     /// In use, with the pools below.
-    pub used: u64,
+    #[schema(value_type = f64)]
+    pub used: Quantity,
     /// The highest; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub quota: Option<u64>,
+    #[schema(value_type = Option<f64>)]
+    pub quota: Option<Quantity>,
 }
 
 /// What holds for the whole installation.

@@ -120,7 +120,9 @@ fn check_type(schema: &Value, value: &Value, at: &str, errors: &mut Vec<String>)
         Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
         _ => return,
     };
-    if !allowed.contains(&actual) {
+    // Every whole number is a number.
+    let whole = actual == "integer" && allowed.contains(&"number");
+    if !whole && !allowed.contains(&actual) {
         errors.push(format!("{at} is {actual}, documented is {allowed:?}"));
     }
     if let Some(values) = schema["enum"].as_array()

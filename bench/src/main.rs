@@ -14,6 +14,7 @@ mod parallel;
 mod place;
 mod report;
 mod run;
+mod scale;
 mod store;
 
 use std::path::PathBuf;
@@ -46,6 +47,18 @@ struct Options {
     /// Folder of `bitbrains`' trace: `vms.csv` and `demand.csv.gz`.
     #[arg(long)]
     trace: Option<PathBuf>,
+    /// Store of `scale`: sqlite or memory.
+    #[arg(long)]
+    store: Option<String>,
+    /// Hosts of `scale`.
+    #[arg(long)]
+    host_count: Option<u64>,
+    /// Workloads of `scale`.
+    #[arg(long)]
+    workload_count: Option<u64>,
+    /// How long `scale` replaces workloads, in seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// `openb`: also pod lists made from the one given, with other proportions and needs.
     #[arg(long)]
     variants: bool,
@@ -98,6 +111,11 @@ const BENCHES: &[Bench] = &[
         name: "bitbrains",
         what: "CPU demand of 50 VMs that five pools meet: elastic, partitions, no pools (--trace)",
         run: bitbrains::run,
+    },
+    Bench {
+        name: "scale",
+        what: "a control plane with 5,000 hosts and 150,000 workloads (--store, --host-count, --workload-count, --seconds)",
+        run: scale::run,
     },
     Bench {
         name: "store",

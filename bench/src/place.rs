@@ -283,7 +283,10 @@ pub(crate) fn cpu_time() -> Result<Duration> {
 }
 
 /// Memory of this process, resident.
-fn resident_bytes() -> Result<f64> {
+///
+/// # Errors
+/// When the kernel does not say.
+pub(crate) fn resident_bytes() -> Result<f64> {
     const PAGE_BYTES: f64 = 4096.0;
     let text = std::fs::read_to_string("/proc/self/statm").context("read /proc/self/statm")?;
     let pages = text
